@@ -1,0 +1,15 @@
+/* Hex and base64url. Decoders are strict: they refuse what the encoder would not write. */
+#pragma once
+
+#include "base/buf.h"
+#include "base/str.h"
+
+/* Lower-case hex of n bytes into out[2n+1], NUL-terminated. */
+void ast_hex_encode(const void *bytes, size_t n, char *out);
+/* Either case; needs exactly 2n digits. */
+bool ast_hex_decode(struct ast_str hex, uint8_t *out, size_t n);
+
+/* URL-safe alphabet, no padding. */
+enum ast_rc ast_base64url_encode(struct ast_str bytes, struct ast_buf *out);
+/* Refuses padding, foreign bytes and non-zero trailing bits (spec 03 §7.3). Appends to `out`. */
+enum ast_rc ast_base64url_decode(struct ast_str text, struct ast_buf *out, struct ast_err *err);

@@ -1,0 +1,43 @@
+/* Files of the home tree: bounded reads, atomic writes, private directories.
+ *
+ * Paths are NUL-terminated. Descriptors are close-on-exec from birth. Threads: any; all block.
+ */
+#pragma once
+
+#include <sys/types.h>
+
+#include "base/buf.h"
+
+/* Whole regular file (symlinks followed), at most `max` bytes, appended to `out`.
+ * Errors: NOT_FOUND, DENIED, TOO_LARGE, INVALID (not a regular file), IO. */
+AST_MUST_CHECK
+enum ast_rc ast_fs_read(const char *path, size_t max, struct ast_buf *out, struct ast_err *err);
+
+enum ast_fs_write_flags { AST_FS_SYNC = 1u << 0 /* fsync file and directory before returning */ };
+
+/* Temp file with a unique name beside it, mode `mode`, write, rename. A reader sees the old bytes
+ * or the new ones. On failure nothing is left behind. */
+AST_MUST_CHECK
+enum ast_rc ast_fs_write_atomic(const char *path, struct ast_str data, mode_t mode, unsigned flags,
+                                struct ast_err *err);
+
+/* Creates missing parents too, each with `mode` from birth (no umask window). Existing ones stay. */
+AST_MUST_CHECK
+enum ast_rc ast_fs_mkdirs(const char *path, mode_t mode, struct ast_err *err);
+
+bool ast_fs_exists(const char *path); /* lstat: a dangling symlink exists */
+bool ast_fs_is_dir(const char *path);
+
+/* Depth-first removal that never follows a symlink. Missing is fine. */
+enum ast_rc ast_fs_remove_tree(const char *path, struct ast_err *err);
+
+/* "dir/name"; NULL when out of memory. free() it. */
+char *ast_fs_join(const char *dir, const char *name);
+char *ast_fs_joinf(const char *dir, const char *fmt, ...) AST_PRINTF(2, 3);
+
+void ast_fs_close_auto(int *fd); /* for AST_AUTO(ast_fs_close) int fd = -1; */
+static inline void ast_cfree_auto(void *pp) /* AST_AUTO(ast_cfree) char *p = NULL; */
+{
+    extern void free(void *);
+    free(*(void **)pp);
+}
