@@ -1,0 +1,86 @@
+/* The kernel's database: one LMDB environment, one writer thread, group commit.
+ *
+ * Every change is a `struct ast_store_op` queued to the writer. The writer takes all queued ops,
+ * runs each in a nested transaction (one op fails alone), commits the group with one fsync, and only
+ * then calls each op's `done`. So an acknowledged change survives kill -9 and power loss, and an
+ * unacknowledged one is all or nothing. Readers never block: they use short snapshots.
+ *
+ * Physical key (spec 05 §8.2): namespace, 0x00, key. LMDB's own limit on key length (511 bytes) is
+ * met by hashing long keys' tails; see store/key.h when reading the file with foreign tools.
+ *
+ * Threads: any for everything here; reads must not span a park (copy out, then go on).
+ * Caveats: never open one path twice in a process; the map grows by itself.
+ */
+#pragma once
+
+#include <stdint.h>
+
+#include "base/auto.h"
+#include "base/buf.h"
+#include "base/error.h"
+#include "base/str.h"
+
+struct ast_store;
+struct ast_store_txn; /* valid inside apply() only */
+
+struct ast_store_config {
+    const char *path;      /* directory, created 0700 */
+    uint64_t max_bytes;    /* ceiling of the file; 0 = 64 GiB (sparse) */
+    unsigned group_max;    /* ops per commit; 0 = 4096 */
+    bool no_sync;          /* tests and benches only */
+};
+
+AST_MUST_CHECK
+enum ast_rc ast_store_open(const struct ast_store_config *cfg, struct ast_store **ret,
+                           struct ast_err *err);
+void ast_store_close(struct ast_store *s); /* commits what is queued, joins the writer */
+AST_DEFINE_AUTO(struct ast_store, ast_store_close)
+
+/* A change. Embed it in the waiting object; it must stay in place until done() was called.
+ * apply runs on the writer thread; returning an error undoes just this op. done runs on the writer
+ * thread after the commit, with apply's result or the commit's: it must be quick and must not block
+ * (wake a fiber, post to a loop, signal a condition). */
+struct ast_store_op {
+    enum ast_rc (*apply)(struct ast_store_op *op, struct ast_store_txn *txn, struct ast_err *err);
+    void (*done)(struct ast_store_op *op, enum ast_rc rc, const struct ast_err *err);
+    struct ast_store_op *next; /* private */
+    struct ast_err err;        /* private */
+    enum ast_rc rc;            /* private */
+};
+/* Queues; never fails. After ast_store_close() began, done() gets AST_E_CLOSED. */
+void ast_store_submit(struct ast_store *s, struct ast_store_op *op);
+/* Submits and blocks the calling thread until durable. Never on a loop thread or a fiber. */
+enum ast_rc ast_store_run(struct ast_store *s, struct ast_store_op *op, struct ast_err *err);
+
+/* Inside apply(): reads see the op's own writes. Values are borrowed until the next write. */
+bool ast_store_txn_get(struct ast_store_txn *t, struct ast_str ns, struct ast_str key, struct ast_str *ret);
+enum ast_rc ast_store_txn_put(struct ast_store_txn *t, struct ast_str ns, struct ast_str key,
+                              struct ast_str value, struct ast_err *err);
+/* *ret_existed may be NULL. A missing key is fine. */
+enum ast_rc ast_store_txn_delete(struct ast_store_txn *t, struct ast_str ns, struct ast_str key,
+                                 bool *ret_existed, struct ast_err *err);
+/* Deletes all keys of `ns` that start with `prefix`, except those that start with `spare` when it is
+ * not empty. */
+enum ast_rc ast_store_txn_clear(struct ast_store_txn *t, struct ast_str ns, struct ast_str prefix,
+                                struct ast_str spare, uint64_t *ret_count, struct ast_err *err);
+/* Ascending byte order from the first key > `after` (empty: from the start) with `prefix`; stops when
+ * `each` returns false. key and value are borrowed for the call. */
+enum ast_rc ast_store_txn_scan(struct ast_store_txn *t, struct ast_str ns, struct ast_str prefix,
+                               struct ast_str after,
+                               bool (*each)(void *arg, struct ast_str key, struct ast_str value), void *arg,
+                               struct ast_err *err);
+
+/* Reads in a snapshot of their own. *ret_found false: no such key; a stored empty value is found. */
+AST_MUST_CHECK
+enum ast_rc ast_store_get(struct ast_store *s, struct ast_str ns, struct ast_str key, struct ast_buf *out,
+                          bool *ret_found, struct ast_err *err);
+AST_MUST_CHECK
+enum ast_rc ast_store_scan(struct ast_store *s, struct ast_str ns, struct ast_str prefix,
+                           struct ast_str after,
+                           bool (*each)(void *arg, struct ast_str key, struct ast_str value), void *arg,
+                           struct ast_err *err);
+
+struct ast_store_stats {
+    uint64_t commits, ops, bytes_used;
+};
+void ast_store_stats(struct ast_store *s, struct ast_store_stats *ret);
