@@ -1,0 +1,112 @@
+/* What host functions know: the process (ast_host), the loaded capsule (ast_host_env), the call
+ * (ast_host_call).
+ *
+ * This is the only room where a guest's request meets policy. The capsule room fills these structs; the host
+ * room reads them. ast_abi_user() of a running call is its struct ast_host_call.
+ */
+#pragma once
+
+#include <stdatomic.h>
+
+#include "base/home.h"
+#include "base/thread.h"
+#include "base/uuid.h"
+#include "base/vec.h"
+#include "bus/bus.h"
+#include "bus/limiter.h"
+#include "policy/profile.h"
+#include "store/store.h"
+#include "wasm/sched.h"
+
+/* Process-wide services. Immutable after boot; the pointed-to objects are thread-safe. */
+struct ast_host {
+    const struct ast_home *home;
+    struct ast_bus *bus;
+    struct ast_store *store;
+    struct ast_policy *policy;
+    struct ast_sched *sched;
+    /* Whether the capsule with that UUID holds a manifest capability (spec 05 §6.2). Unknown: false. */
+    bool (*capsule_holds)(void *arg, const struct ast_uuid *uuid, struct ast_str capability);
+    void *capsule_holds_arg;
+};
+
+/* The import table and resource destructors for ast_engine_new(). */
+const struct ast_wasm_host *ast_host_imports(void);
+
+struct ast_host_pair {
+    struct ast_str key, value; /* owned by the env */
+};
+
+struct ast_host_binding { /* one [subscribe] entry with a handler */
+    struct ast_str topic, action;
+    uint32_t priority;
+};
+
+/* Host-call ceilings of one capsule: how many calls may hold a permit (spec 05 §22.1). Waiting parks. */
+struct ast_permits;
+AST_MUST_CHECK
+enum ast_rc ast_permits_new(unsigned limit, struct ast_permits **ret, struct ast_err *err);
+void ast_permits_free(struct ast_permits *p);
+
+/* One load of one capsule. Immutable after load except the fields marked atomic. Owner: the capsule room. */
+struct ast_host_env {
+    struct ast_host *host;
+    struct ast_str capsule_id;
+    struct ast_uuid uuid;              /* source_id of everything it publishes */
+    struct ast_principal owner;        /* always "default" */
+    const struct ast_str *publish_acl; /* [publish] keys */
+    size_t publish_acl_count;
+    const struct ast_str *subscribe_acl; /* [subscribe] keys, with or without handler */
+    size_t subscribe_acl_count;
+    const struct ast_host_binding *bindings;
+    size_t binding_count;
+    const struct ast_str *held; /* held capability names, ascending */
+    size_t held_count;
+    bool uplink;              /* manifest [capabilities] uplink */
+    bool audit_firehose;      /* the owner held audit:read_all at load */
+    bool is_run_loop;
+    bool is_lifecycle;        /* install or upgrade hook: no ACLs, no registry, private KV */
+    const struct ast_host_pair *config; /* base config (spec 05 §9.2), sorted by key */
+    size_t config_count;
+    const struct ast_str *declared; /* [env] keys that overlays may set: declared, not secret, not reserved */
+    size_t declared_count;
+    const struct ast_str *secret_keys; /* [env] keys of type secret (any letter case) */
+    size_t secret_key_count;
+    struct ast_limiter *limiter;
+    struct ast_permits *blocking, *io;
+    void (*on_ready)(void *arg); /* signal-ready; idempotent; run loops only */
+    void *on_ready_arg;
+    atomic_bool unloading;       /* set before waking the capsule's calls: waits end promptly */
+    atomic_bool used_publish_as; /* since load: envelopes may mix principals (spec 04 §8.4) */
+    atomic_uint_least64_t progress; /* blocking host calls entered: run-loop window check (spec 05 §20.3) */
+    void *capsule;               /* the capsule room's own object */
+};
+
+/* One guest call. Made by the capsule room on a worker, installed as the call's user, ended with it. */
+struct ast_host_call {
+    struct ast_host_env *env;
+    bool interceptor;             /* a handler runs: recv never changes the context */
+    struct ast_msg *caller;       /* owned reference; NULL: no causing message */
+    struct ast_principal invoking; /* valid principal this call acts for; else the owner */
+    bool has_profile;
+    struct ast_quotas quotas;     /* of the invoking principal; the defaults when has_profile is false */
+    void *context;                /* host room's per-principal state (overlay, log file); host_context_* */
+};
+
+/* Installs the context for `msg` (NULL: none): invoking principal, overlay, log target. Used by the capsule room
+ * before a handler call and by recv/poll in run loops. The profile must have been resolved by the caller for
+ * handlers (fail closed); for run loops it is resolved here (spec 05 §19.2). */
+void ast_host_call_begin(struct ast_host_call *call, struct ast_host_env *env, struct ast_msg *msg,
+                         const struct ast_profile *profile);
+/* Clears everything: on every exit path. */
+void ast_host_call_end(struct ast_host_call *call);
+
+/* Per-instance host state for ast_pool_config: counts subscriptions and the like. */
+void *ast_host_instance_make(void *env);
+void ast_host_instance_reset(void *state);
+void ast_host_instance_free(void *state);
+
+/* One line to the capsule's own log, as `log` of astrid:sys does (spec 05 §26): used for load-time lines too. */
+void ast_host_capsule_log(struct ast_host_env *env, struct ast_str principal, int level, struct ast_str text);
+/* Deletes files older than 7 days (load time and day change). */
+void ast_host_capsule_log_prune(struct ast_host_env *env, struct ast_str principal);

@@ -1,0 +1,55 @@
+/* The kernel: boot, the one request function, background loops, shutdown (spec 01 §16 to §18, 02 §10 to §12).
+ *
+ * Boot order: lock first, home, keys, store, policy, bus, engine, scheduler, registry; the doors (socket, HTTP) are
+ * started by the daemon between ast_kernel_boot() and ast_kernel_load_capsules(), so that connected clients see
+ * capsules_loaded. A failed boot leaves no runtime files.
+ * Owner: the daemon's main thread; the request function from any thread.
+ */
+#pragma once
+
+#include "base/loop.h"
+#include "capsule/registry.h"
+#include "crypto/token.h"
+
+struct ast_kernel;
+
+struct ast_kernel_config {
+    const struct ast_home *home; /* borrowed for the kernel's life */
+    struct ast_loop *loop;       /* main loop: timers and kernel taps */
+    const char *workspace;
+    struct ast_uuid session;
+    bool ephemeral;
+    unsigned pool_max, blocking_max, io_max; /* 0: derived */
+    unsigned workers;                        /* 0: CPUs */
+    const char *version;                     /* product version */
+};
+
+AST_MUST_CHECK
+enum ast_rc ast_kernel_boot(const struct ast_kernel_config *cfg, struct ast_kernel **ret, struct ast_err *err);
+/* Load pass on the loader thread; done(arg) on the main loop. */
+void ast_kernel_load_capsules(struct ast_kernel *k, void (*done)(void *arg), void *arg);
+/* Writes run/system.ready, publishes kernel_started, logs "Kernel booted successfully". */
+AST_MUST_CHECK
+enum ast_rc ast_kernel_ready(struct ast_kernel *k, struct ast_err *err);
+/* The order of spec 01 §16.5. `reason` goes into kernel_shutdown. Blocks (bounded). */
+void ast_kernel_shutdown(struct ast_kernel *k, const char *reason);
+void ast_kernel_free(struct ast_kernel *k);
+
+/* Accessors; borrowed for the kernel's life. */
+struct ast_host *ast_kernel_host(struct ast_kernel *k);
+struct ast_capsules *ast_kernel_capsules(struct ast_kernel *k);
+const struct ast_session_token *ast_kernel_token(struct ast_kernel *k);
+const char *ast_kernel_version(struct ast_kernel *k);
+/* Called on the main loop when a client asked for shutdown or the daemon went idle. */
+void ast_kernel_on_stop(struct ast_kernel *k, void (*fn)(void *arg, const char *reason), void *arg);
+
+/* The one request function of all doors (spec 02 §12): authorises `caller`, runs the method, answers once with the
+ * response object {"status":..,"data":..}. done may run on any thread, also before this returns.
+ * `method_json`: the request object {"method":..,"params":..} as a parsed value, borrowed during the call. */
+void ast_kernel_request(struct ast_kernel *k, struct ast_str caller, const struct ast_json *request,
+                        void (*done)(void *arg, struct ast_str response_json), void *arg);
+
+/* Connection tracking (spec 01 §18.1): the doors tell; any thread. */
+void ast_kernel_client_opened(struct ast_kernel *k, struct ast_str principal);
+void ast_kernel_client_closed(struct ast_kernel *k, struct ast_str principal);
+void ast_kernel_socket_count(struct ast_kernel *k, int delta); /* authenticated sockets, for the idle decision */

@@ -1,0 +1,24 @@
+/* The Unix socket: framing, handshake and the native bridge between clients and the bus (spec 01 §3, §4, §8).
+ *
+ * Event-driven on the main loop; every connection has its own input buffer and its own bounded output queue, so a slow
+ * or silent client hurts nobody else. Delivery follows spec 01 §8.5 (by principal and session, only messages published
+ * after authentication).
+ */
+#pragma once
+
+#include "kernel/kernel.h"
+
+#define AST_UPLINK_MAX_HANDSHAKE 4096u
+#define AST_UPLINK_MAX_FRAME_IN (10u * 1024 * 1024)
+#define AST_UPLINK_MAX_CLIENTS 64u
+#define AST_UPLINK_MAX_QUEUE_BYTES (16u * 1024 * 1024)
+#define AST_UPLINK_MAX_QUEUE_FRAMES 1024u
+
+struct ast_uplink_server;
+
+/* Cleans the path by spec 01 §3.1, binds, listens. The singleton lock is already held by the kernel. */
+AST_MUST_CHECK
+enum ast_rc ast_uplink_listen(struct ast_kernel *k, struct ast_loop *loop, struct ast_uplink_server **ret,
+                              struct ast_err *err);
+/* Flushes client queues (at most 1 s), closes, removes the socket file if it is still ours. */
+void ast_uplink_close(struct ast_uplink_server *s);
