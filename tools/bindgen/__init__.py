@@ -1,0 +1,1 @@
+"""Reads WIT packages and writes the C that crosses the WebAssembly boundary."""
