@@ -379,7 +379,7 @@ class Parser:
                 self.expect("}")
                 break
         if not item.fields:
-            self.fail("'%s' is empty" % item.name)
+            raise WitError(item.loc, "'%s' is empty" % item.name)
 
     def body_record(self, _, item):
         def payload():
@@ -461,7 +461,7 @@ class Parser:
         if text in ("list", "option"):
             return (ListOf if text == "list" else OptionOf)(self.angle())
         if text in ("own", "borrow"):
-            return (Own if text == "own" else Borrow)(self.angle())
+            return (Own if text == "own" else Borrow)(self.resource_name())
         if text == "tuple":
             self.expect("<")
             items = [self.type()]
@@ -480,6 +480,13 @@ class Parser:
         inner = self.type()
         self.expect(">")
         return inner
+
+    def resource_name(self):
+        self.expect("<")
+        loc = self.loc()
+        name = self.ident("a resource")
+        self.expect(">")
+        return Name(name, loc)
 
     def result_type(self):
         if not self.accept("<"):
