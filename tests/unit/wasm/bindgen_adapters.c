@@ -200,8 +200,14 @@ static void call(const char *module, const char *name, union ast_abi_slot *v)
     CHECK(!"no such import");
 }
 
-#define I(x) { .i32 = (int32_t)(x) }
-#define L(x) { .i64 = (int64_t)(x) }
+#define I(x)                                                                                       \
+    {                                                                                              \
+        .i32 = (int32_t)(x)                                                                        \
+    }
+#define L(x)                                                                                       \
+    {                                                                                              \
+        .i64 = (int64_t)(x)                                                                        \
+    }
 #define CALL(module, name, ...) call(module, name, (union ast_abi_slot[16]){ __VA_ARGS__ })
 
 /* ---- host functions ---- */
@@ -241,19 +247,23 @@ int ast_ipc_subscription_recv(struct ast_abi *a, struct ast_ipc_subscription *se
     CHECK((void *)self == &subscription_object);
     CHECK(timeout_ms == 1ull << 40);
     messages[0] = (struct ast_ipc_ipc_message){
-        .topic = AST_STR("a.b"), .payload = AST_STR("{}"), .source_id = AST_STR(""),
+        .topic = AST_STR("a.b"),
+        .payload = AST_STR("{}"),
+        .source_id = AST_STR(""),
         .principal = { .tag = AST_IPC_PRINCIPAL_ATTRIBUTION_SYSTEM },
     };
     messages[1] = (struct ast_ipc_ipc_message){
-        .topic = AST_STR("c"), .payload = AST_STR("[1]"), .source_id = AST_STR("id"),
+        .topic = AST_STR("c"),
+        .payload = AST_STR("[1]"),
+        .source_id = AST_STR("id"),
         .principal = { .tag = AST_IPC_PRINCIPAL_ATTRIBUTION_CLAIMED, .u.claimed = AST_STR("p") },
     };
     *ret = (struct ast_ipc_ipc_envelope){ { messages, 2 }, 3, 4 };
     return AST_ABI_OK;
 }
 
-struct ast_io_pollable *
-ast_ipc_subscription_subscribe_readiness(struct ast_abi *a, struct ast_ipc_subscription *self)
+struct ast_io_pollable *ast_ipc_subscription_subscribe_readiness(struct ast_abi *a,
+                                                                 struct ast_ipc_subscription *self)
 {
     (void)a, (void)self;
     return (struct ast_io_pollable *)&pollable_object;
@@ -321,7 +331,8 @@ uint16_t ast_http_http_stream_status(struct ast_abi *a, struct ast_http_http_str
     return 404;
 }
 
-int ast_http11_http_request_opts(struct ast_abi *a, const struct ast_http_http_request_data *request,
+int ast_http11_http_request_opts(struct ast_abi *a,
+                                 const struct ast_http_http_request_data *request,
                                  const struct ast_http11_request_options *options,
                                  struct ast_http11_http_response_data *ret,
                                  struct ast_http11_error *reterr)
@@ -331,7 +342,8 @@ int ast_http11_http_request_opts(struct ast_abi *a, const struct ast_http_http_r
     CHECK(ast_str_is(request->url, "topic"));
     CHECK(request->method.tag == AST_HTTP_HTTP_METHOD_OTHER);
     CHECK(ast_str_is(request->method.u.other, "payload"));
-    CHECK(request->headers.n == 1 && ast_str_is(request->headers.v[0].value, "load"));
+    CHECK(request->headers.n == 2 && ast_str_is(request->headers.v[0].value, "load"));
+    CHECK(ast_str_is(request->headers.v[1].key, "to"));
     CHECK(request->body.has && ast_str_is(request->body.v, "top"));
     CHECK(options->timeouts.has && !options->timeouts.v.connect_ms.has);
     CHECK(options->timeouts.v.total_ms.has && options->timeouts.v.total_ms.v == 77);
@@ -346,7 +358,7 @@ int ast_http11_http_request_opts(struct ast_abi *a, const struct ast_http_http_r
 
 /* ---- cases ---- */
 
-#define IPC "astrid:ipc/host@1.0.0"
+#define IPC       "astrid:ipc/host@1.0.0"
 #define PUBLISH() CALL(IPC, "publish", I(16), I(5), I(21), I(7), I(AREA))
 
 static void test_ok_without_payload(void)
@@ -500,15 +512,16 @@ static void test_indirect_parameters(void)
     const uint32_t p = 256;
     reset();
     memset(memory + p, 0, 176);
-    put_u32(p, 16), put_u32(p + 4, 5);                        /* url */
+    put_u32(p, 16), put_u32(p + 4, 5);                          /* url */
     memory[p + 8] = 9, put_u32(p + 12, 21), put_u32(p + 16, 7); /* method other */
-    put_u32(p + 20, 512), put_u32(p + 24, 1);                 /* headers */
+    put_u32(p + 20, 512), put_u32(p + 24, 2);                   /* headers */
     put_u32(512, 16), put_u32(516, 1), put_u32(520, 24), put_u32(524, 4);
+    put_u32(528, 16), put_u32(532, 2), put_u32(536, 16), put_u32(540, 0);
     memory[p + 28] = 1, put_u32(p + 32, 16), put_u32(p + 36, 3); /* body */
-    memory[p + 40] = 1;                                       /* timeouts */
+    memory[p + 40] = 1;                                          /* timeouts */
     memory[p + 40 + 8 + 48] = 1, put_u64(p + 40 + 8 + 56, 77);
-    memory[p + 40 + 72] = 1, memory[p + 40 + 73] = 2;         /* redirect */
-    memory[p + 40 + 122] = 1, memory[p + 40 + 123] = 0xff;    /* https-only: any non-zero is true */
+    memory[p + 40 + 72] = 1, memory[p + 40 + 73] = 2;      /* redirect */
+    memory[p + 40 + 122] = 1, memory[p + 40 + 123] = 0xff; /* https-only: any non-zero is true */
     CALL("astrid:http/host@1.1.0", "http-request-opts", I(p), I(AREA));
     CHECK(!abi.trap && host_calls == 1 && memory[AREA] == 0);
     CHECK(memory[AREA + 8] == 200 && text_at(AREA + 8 + 12, "hello"));
