@@ -33,4 +33,4 @@ bool ast_vec_grow_(void **v, size_t *cap, size_t n, size_t elem);
         (vec)->n = (vec)->cap = 0;                                                                 \
     } while (0)
 #define ast_vec_each(vec, it)                                                                      \
-    for (__typeof__(&(vec)->v[0]) it = (vec)->v; it && it < (vec)->v + (vec)->n; ++it)
+    for (__typeof__((vec)->v + 0) it = (vec)->v; it && it < (vec)->v + (vec)->n; ++it)
