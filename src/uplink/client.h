@@ -9,8 +9,6 @@
 #include "base/uuid.h"
 #include "crypto/token.h"
 
-#define AST_UPLINK_MAX_FRAME_OUT (50u * 1024 * 1024)
-
 struct ast_uplink_client;
 
 AST_MUST_CHECK

@@ -8,8 +8,6 @@
 
 #include "kernel/kernel.h"
 
-#define AST_UPLINK_MAX_HANDSHAKE 4096u
-#define AST_UPLINK_MAX_FRAME_IN (10u * 1024 * 1024)
 #define AST_UPLINK_MAX_CLIENTS 64u
 #define AST_UPLINK_MAX_QUEUE_BYTES (16u * 1024 * 1024)
 #define AST_UPLINK_MAX_QUEUE_FRAMES 1024u
