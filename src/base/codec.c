@@ -1,0 +1,118 @@
+/* Hex and base64url: one canonical text per byte string, in both directions. */
+#include "base/codec.h"
+
+#include "base/banned.h"
+
+static const char hex_digits[] = "0123456789abcdef";
+static const char url_digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+
+void ast_hex_encode(const void *bytes, size_t n, char *out)
+{
+    const uint8_t *p = bytes;
+    for (size_t i = 0; i < n; i++) {
+        out[2 * i] = hex_digits[p[i] >> 4];
+        out[2 * i + 1] = hex_digits[p[i] & 15];
+    }
+    out[2 * n] = 0;
+}
+
+static int hex_value(char c)
+{
+    if (c >= '0' && c <= '9')
+        return c - '0';
+    if (c >= 'a' && c <= 'f')
+        return c - 'a' + 10;
+    if (c >= 'A' && c <= 'F')
+        return c - 'A' + 10;
+    return -1;
+}
+
+bool ast_hex_decode(struct ast_str hex, uint8_t *out, size_t n)
+{
+    if (n > SIZE_MAX / 2 || hex.n != 2 * n)
+        return false;
+    for (size_t i = 0; i < hex.n; i++) {
+        if (hex_value(hex.p[i]) < 0)
+            return false;
+    }
+    for (size_t i = 0; i < n; i++)
+        out[i] = (uint8_t)(hex_value(hex.p[2 * i]) << 4 | hex_value(hex.p[2 * i + 1]));
+    return true;
+}
+
+static int url_value(char c)
+{
+    if (c >= 'A' && c <= 'Z')
+        return c - 'A';
+    if (c >= 'a' && c <= 'z')
+        return c - 'a' + 26;
+    if (c >= '0' && c <= '9')
+        return c - '0' + 52;
+    if (c == '-')
+        return 62;
+    return c == '_' ? 63 : -1;
+}
+
+enum ast_rc ast_base64url_encode(struct ast_str bytes, struct ast_buf *out)
+{
+    const uint8_t *p = (const uint8_t *)bytes.p;
+    if (bytes.n > SIZE_MAX / 4 * 3 - 3)
+        return out->fail = AST_E_TOO_LARGE;
+    enum ast_rc rc = ast_buf_reserve(out, bytes.n / 3 * 4 + (bytes.n % 3 ? bytes.n % 3 + 1 : 0));
+    if (rc)
+        return rc;
+
+    char *at = out->p + out->n;
+    size_t left = bytes.n;
+    for (; left >= 3; left -= 3, p += 3) {
+        uint32_t v = (uint32_t)p[0] << 16 | (uint32_t)p[1] << 8 | p[2];
+        *at++ = url_digits[v >> 18];
+        *at++ = url_digits[v >> 12 & 63];
+        *at++ = url_digits[v >> 6 & 63];
+        *at++ = url_digits[v & 63];
+    }
+    if (left) {
+        uint32_t v = (uint32_t)p[0] << 16 | (left == 2 ? (uint32_t)p[1] << 8 : 0);
+        *at++ = url_digits[v >> 18];
+        *at++ = url_digits[v >> 12 & 63];
+        if (left == 2)
+            *at++ = url_digits[v >> 6 & 63];
+    }
+    *at = 0;
+    out->n = (size_t)(at - out->p);
+    return AST_OK;
+}
+
+enum ast_rc ast_base64url_decode(struct ast_str text, struct ast_buf *out, struct ast_err *err)
+{
+    if (text.n % 4 == 1)
+        return ast_fail(err, AST_E_INVALID, "base64url: impossible length %zu", text.n);
+    if (ast_buf_reserve(out, text.n / 4 * 3 + 2))
+        return ast_buf_check(out, "base64url", err);
+
+    size_t start = out->n;
+    uint32_t bits = 0;
+    unsigned held = 0; /* bits waiting in `bits` */
+    for (size_t i = 0; i < text.n; i++) {
+        int v = url_value(text.p[i]);
+        if (v < 0) {
+            out->n = start;
+            out->p[start] = 0;
+            return ast_fail(err, AST_E_INVALID, "base64url: foreign byte at %zu", i);
+        }
+        bits = bits << 6 | (uint32_t)v;
+        held += 6;
+        if (held >= 8) {
+            held -= 8;
+            out->p[out->n++] = (char)(bits >> held);
+            bits &= (1u << held) - 1;
+        }
+    }
+    if (bits) {
+        out->n = start;
+        out->p[start] = 0;
+        return ast_fail(err, AST_E_INVALID, "base64url: non-zero trailing bits");
+    }
+    out->p[out->n] = 0;
+    return AST_OK;
+}
