@@ -146,36 +146,44 @@ static enum ast_rc go_up(struct removal *r, struct ast_err *err)
     return AST_OK;
 }
 
-enum ast_rc ast_fs_remove_tree(const char *path, struct ast_err *err)
+/* Empties the current directory and everything below it. */
+static enum ast_rc empty(struct removal *r, struct ast_err *err)
 {
-    struct stat st;
-    if (lstat(path, &st)) {
-        if (errno == ENOENT)
+    for (;;) {
+        char *sub = NULL;
+        enum ast_rc rc = sweep(r->dir, &sub, err);
+        if (!rc && !sub && r->above.n == 0)
             return AST_OK;
-        return failed(err, "stat", path);
+        if (!rc)
+            rc = sub ? go_down(r, sub, err) : go_up(r, err);
+        if (rc)
+            return rc;
     }
-    if (!S_ISDIR(st.st_mode))
-        return unlink_file(AT_FDCWD, path, err);
+}
 
+static enum ast_rc remove_named(const char *path, struct ast_err *err)
+{
     AST_AUTO(removal_done) struct removal r = { .dir = -1 };
     enum ast_rc rc = open_dir(AT_FDCWD, path, &r.dir, err);
-    if (!rc && r.dir < 0)
-        rc = unlink_file(AT_FDCWD, path, err);
-    else if (!rc) {
-        for (;;) {
-            char *sub = NULL;
-            rc = sweep(r.dir, &sub, err);
-            if (!rc && sub)
-                rc = go_down(&r, sub, err);
-            else if (!rc && r.above.n)
-                rc = go_up(&r, err);
-            else
-                break;
-            if (rc)
-                break;
-        }
-        if (!rc && rmdir(path) && errno != ENOENT)
-            rc = failed(err, "remove directory", path);
-    }
+    if (rc)
+        return rc;
+    if (r.dir < 0)
+        return unlink_file(AT_FDCWD, path, err);
+    rc = empty(&r, err);
+    if (!rc && rmdir(path) && errno != ENOENT)
+        rc = failed(err, "remove directory", path);
+    return rc;
+}
+
+enum ast_rc ast_fs_remove_tree(const char *path, struct ast_err *err)
+{
+    /* "link/" would name what the link points to. */
+    size_t n = strlen(path);
+    while (n > 1 && path[n - 1] == '/')
+        n--;
+    AST_AUTO(ast_cfree) char *name = ast_str_dup(ast_str_n(path, n));
+    if (!name)
+        return ast_fail(err, AST_E_NO_MEMORY, "remove '%s'", path);
+    enum ast_rc rc = remove_named(name, err);
     return rc ? ast_wrap(err, rc, "remove '%s'", path) : AST_OK;
 }

@@ -224,10 +224,14 @@ static void close_left_over(uv_handle_t *h, void *arg)
 
 void ast_loop_free(struct ast_loop *loop)
 {
+    if (!loop)
+        return;
     atomic_store(&loop->owner, pthread_self());
-    uv_walk(&loop->uv, close_left_over, loop);
-    (void)uv_run(&loop->uv, UV_RUN_DEFAULT); /* ends when work has finished and all is closed */
-    AST_ASSERT(uv_loop_close(&loop->uv) == 0);
+    /* Again and again, as the done() of work in flight may make new handles. */
+    while (uv_loop_close(&loop->uv) == UV_EBUSY) {
+        uv_walk(&loop->uv, close_left_over, loop);
+        (void)uv_run(&loop->uv, UV_RUN_ONCE); /* whether something is left says uv_loop_close() */
+    }
     for (struct ast_post *post = take_posts(loop); post;) {
         struct ast_post *next = post->next;
         if (post->fn == run_call)

@@ -17,7 +17,9 @@ struct ast_watch;
 
 AST_MUST_CHECK
 enum ast_rc ast_loop_new(struct ast_loop **ret, struct ast_err *err);
-void ast_loop_free(struct ast_loop *loop); /* after run returned; runs close callbacks to the end */
+/* After run returned. Runs close callbacks and the done() of work in flight to the end, closes what
+ * was left open, and drops posts that have not run (ast_loop_run() runs what came before the stop). */
+void ast_loop_free(struct ast_loop *loop);
 AST_DEFINE_AUTO(struct ast_loop, ast_loop_free)
 void ast_loop_run(struct ast_loop *loop);  /* until ast_loop_stop() */
 void ast_loop_stop(struct ast_loop *loop); /* any thread */

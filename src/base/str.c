@@ -6,11 +6,13 @@
 #include "base/str.h"
 
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #ifdef __SSE2__
 #include <emmintrin.h>
 #endif
 
+#include "base/error.h"
 #include "base/random_priv.h"
 
 #include "base/banned.h"
@@ -206,11 +208,17 @@ bool ast_str_is_utf8(struct ast_str s)
 __extension__ typedef unsigned __int128 u128;
 
 static uint64_t seed[3];
-static pthread_once_t seed_once = PTHREAD_ONCE_INIT;
+static atomic_bool has_seed;
 
 static void seed_draw(void)
 {
-    base_random(seed, sizeof seed);
+    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+    AST_ASSERT(pthread_mutex_lock(&lock) == 0);
+    if (!atomic_load_explicit(&has_seed, memory_order_relaxed)) {
+        base_random(seed, sizeof seed);
+        atomic_store_explicit(&has_seed, true, memory_order_release);
+    }
+    AST_ASSERT(pthread_mutex_unlock(&lock) == 0);
 }
 
 static inline uint64_t fold(uint64_t a, uint64_t b)
@@ -235,7 +243,9 @@ static inline uint64_t load32(const char *p)
 
 uint64_t ast_str_hash(struct ast_str s)
 {
-    (void)pthread_once(&seed_once, seed_draw); /* cannot fail with a valid function */
+    /* Acquire: pairs with the release in seed_draw(). */
+    if (__builtin_expect(!atomic_load_explicit(&has_seed, memory_order_acquire), 0))
+        seed_draw();
     const char *p = s.p;
     size_t n = s.n;
     uint64_t h = seed[0] ^ (uint64_t)n;
