@@ -8,13 +8,15 @@
 
 #include "crypto/secret.h"
 
-#define AST_KEY_SEED_BYTES 32
-#define AST_KEY_PUBLIC_BYTES 32
+#define AST_KEY_SEED_BYTES      32
+#define AST_KEY_PUBLIC_BYTES    32
 #define AST_KEY_SIGNATURE_BYTES 64
 
 struct ast_key {
     struct ast_secret secret; /* seed and public half */
     uint8_t public_key[AST_KEY_PUBLIC_BYTES];
+    bool
+        was_exposed; /* load: others could read the file; it was tightened to 0600, the caller should warn */
 };
 
 void ast_key_done(struct ast_key *k);
@@ -23,9 +25,10 @@ AST_DEFINE_AUTO_VALUE(struct ast_key, ast_key_done)
 enum ast_rc ast_key_from_seed(struct ast_key *ret, const uint8_t seed[static AST_KEY_SEED_BYTES],
                               struct ast_err *err);
 
-/* Loads the seed, or creates parent directory (0700) and file (0600, fsync, rename) when it is absent.
+/* Loads the seed, or creates parent directory (0700) and file (0600, fsync, rename) when it is absent. Of
+ * several creators at once one wins and all get its key.
  * Errors: CORRUPT with path, actual length and the advice to remove it. `what` names the key in the
- * message ("runtime key": "invalid runtime key at <path>: ..."). */
+ * message ("runtime key": "invalid runtime key at <path>: ..."). Blocks on disk. */
 AST_MUST_CHECK
 enum ast_rc ast_key_load_or_create(const char *path, const char *what, struct ast_key *ret,
                                    struct ast_err *err);
