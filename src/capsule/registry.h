@@ -43,6 +43,10 @@ enum ast_rc ast_capsules_load(struct ast_capsules *c, const char *dir, struct as
 AST_MUST_CHECK
 enum ast_rc ast_capsules_unload(struct ast_capsules *c, struct ast_str id, struct ast_err *err);
 
+/* Waits until no handler call is waiting or running, at most `wait_ms` (shutdown: handlers of kernel_shutdown get to run).
+ * New events are still accepted. */
+void ast_capsules_drain(struct ast_capsules *c, unsigned wait_ms);
+
 /* The health probe of spec 04 §15.2; the kernel calls it every 10 s on the loader thread. `now_ns` drives back-off. */
 void ast_capsules_probe(struct ast_capsules *c, int64_t now_ns);
 /* Trims idle instances and idle ledgers; about every 10 s, any thread. */

@@ -1,0 +1,113 @@
+/* Shared inside the kernel room. */
+#pragma once
+
+#include <pthread.h>
+
+#include "base/buf.h"
+#include "base/map.h"
+#include "base/thread.h"
+#include "kernel/kernel.h"
+
+#define KERNEL_TARGET "astrid.kernel"
+
+/* ---- the loader thread: blocking work in order, one at a time ---- */
+
+struct kernel_job {
+    struct kernel_job *next;
+    void (*run)(struct kernel_job *job); /* on the loader thread; owns the job from here on */
+};
+
+/* Owner: any thread may post, under `lock`; the thread itself takes. */
+struct kernel_loader {
+    struct ast_lock lock;
+    pthread_cond_t wake;
+    pthread_t thread;
+    struct kernel_job *head, **tail AST_GUARDED_BY(lock);
+    bool stop AST_GUARDED_BY(lock), started;
+};
+
+enum ast_rc kernel_loader_start(struct kernel_loader *l, struct ast_err *err);
+/* False once stopping: the job was not taken. */
+bool kernel_loader_post(struct kernel_loader *l, struct kernel_job *job);
+void kernel_loader_stop(struct kernel_loader *l); /* finishes what is queued, joins */
+
+/* ---- who is connected (spec 01 §18.1) ---- */
+
+/* Owner: any thread, under `lock`. */
+struct kernel_connections {
+    struct ast_lock lock;
+    struct ast_map counts AST_GUARDED_BY(lock); /* principal -> count as uintptr_t */
+    uint64_t total AST_GUARDED_BY(lock);
+    int sockets AST_GUARDED_BY(lock);
+};
+
+void kernel_connections_init(struct kernel_connections *c);
+void kernel_connections_done(struct kernel_connections *c);
+uint64_t kernel_connections_total(struct kernel_connections *c);
+bool kernel_connections_idle(struct kernel_connections *c); /* nobody counted, no authenticated socket */
+/* Appends [{"principal":..,"count":..},...] in ascending order; false when there is none (nothing appended). */
+bool kernel_connections_json(struct kernel_connections *c, struct ast_jw *w);
+
+/* ---- request rate windows (spec 02 §22), per caller and method ---- */
+
+struct kernel_limits {
+    struct ast_lock lock;
+    struct ast_map windows AST_GUARDED_BY(lock); /* "<method>:<caller>" -> struct limit_window */
+};
+void kernel_limits_init(struct kernel_limits *l);
+void kernel_limits_done(struct kernel_limits *l);
+bool kernel_limits_admit(struct kernel_limits *l, struct ast_str method, struct ast_str caller, unsigned max,
+                         int64_t now_ns);
+
+/* ---- timers ---- */
+
+struct kernel_monitors;
+enum ast_rc kernel_monitors_start(struct ast_kernel *k, struct kernel_monitors **ret, struct ast_err *err);
+void kernel_monitors_stop(struct kernel_monitors *m);
+
+/* ---- routers: requests that arrive on the bus ---- */
+
+struct kernel_router;
+enum ast_rc kernel_router_start(struct ast_kernel *k, struct kernel_router **ret, struct ast_err *err);
+void kernel_router_stop(struct kernel_router *r);
+
+/* ---- boot pieces ---- */
+
+/* Root user and its cli/local link in the store (spec 01 §17.2). */
+enum ast_rc kernel_identity_bootstrap(struct ast_store *store, struct ast_err *err);
+
+/* Publishes guest bytes on a topic as the kernel; a failure is logged. */
+void kernel_publish(struct ast_kernel *k, struct ast_str topic, enum ast_payload_kind kind, struct ast_str body,
+                    const struct ast_uuid *source, const char *origin);
+
+struct ast_kernel {
+    const struct ast_home *home;
+    struct ast_loop *loop;
+    struct ast_uuid session;
+    bool ephemeral;
+    const char *version;
+    char *workspace;           /* owned; NULL: none */
+    int64_t booted_ns;
+    int lock_fd;               /* run/system.lock, held until exit */
+    bool has_token, is_ready;  /* main thread: which runtime files are ours */
+    struct ast_key runtime_key;
+    struct ast_session_token token;
+    struct ast_store *store;
+    struct ast_policy *policy;
+    struct ast_bus *bus;
+    struct ast_engine *engine;
+    struct ast_sched *sched;
+    struct ast_host host;
+    struct ast_capsules *capsules;
+    struct kernel_loader loader;
+    struct kernel_connections connections;
+    struct kernel_limits limits;
+    struct kernel_monitors *monitors;
+    struct kernel_router *router;
+    void (*on_stop)(void *arg, const char *reason); /* main loop */
+    void *on_stop_arg;
+    char *stop_reason;         /* main loop, owned: why we were asked to stop; NULL: not yet */
+};
+
+/* Asks the daemon to stop, from any thread; the first reason counts. Copied. */
+void kernel_ask_stop(struct ast_kernel *k, const char *reason);

@@ -1,0 +1,394 @@
+/* The one request function of all doors (spec 02 §12). A row says what a method needs and where it runs; the answer goes
+ * back through one callback, once. */
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "base/fs.h"
+#include "base/log.h"
+#include "base/time.h"
+#include "capsule/install.h"
+#include "kernel/kernel_priv.h"
+#include "base/banned.h"
+
+#define REPLY_MAX (8u * 1024 * 1024)
+
+/* The bridge is native, but tools look for the capsule that used to serve the socket (spec 01 §8.5 N9). */
+#define BRIDGE_ID AST_STR("astrid-capsule-cli")
+
+struct request_row;
+
+/* A request in progress. On the stack for quick methods; on the heap as a loader job for blocking ones. */
+struct request {
+    struct kernel_job job;
+    struct ast_kernel *k;
+    const struct request_row *row;
+    struct ast_principal caller;
+    char *source;    /* InstallCapsule: what to install. Shutdown: the reason. Owned */
+    bool workspace;
+    struct ast_buf out;
+    void (*done)(void *arg, struct ast_str response_json);
+    void *arg;
+};
+
+struct request_row {
+    struct ast_str method;
+    struct ast_str cap, alternative; /* either form will do; alternative may be empty */
+    unsigned per_minute;             /* 0: unlimited */
+    bool blocks;                     /* runs on the loader thread */
+    enum ast_rc (*read)(struct request *r, const struct ast_json *params, struct ast_err *err); /* NULL: no parameters */
+    void (*run)(struct request *r);
+};
+
+/* ---- answers ---- */
+
+static void answer_error(struct request *r, struct ast_str text)
+{
+    struct ast_jw w = AST_JW_INIT(&r->out);
+    ast_buf_reset(&r->out);
+    ast_jw_object(&w);
+    ast_jw_kv_string(&w, "data", text);
+    ast_jw_kv_string(&w, "status", AST_STR("Error"));
+    ast_jw_end(&w);
+}
+
+/* Opens {"data": — the caller writes the value and then calls answer_end(). */
+static struct ast_jw answer_begin(struct request *r)
+{
+    struct ast_jw w = AST_JW_INIT(&r->out);
+    ast_jw_object(&w);
+    ast_jw_key(&w, AST_STR("data"));
+    return w;
+}
+
+static void answer_end(struct ast_jw *w, struct ast_str status)
+{
+    ast_jw_kv_string(w, "status", status);
+    ast_jw_end(w);
+}
+
+static void answer_word(struct request *r, struct ast_str word)
+{
+    struct ast_jw w = answer_begin(r);
+    ast_jw_object(&w);
+    ast_jw_kv_string(&w, "status", word);
+    ast_jw_end(&w);
+    answer_end(&w, AST_STR("Success"));
+}
+
+static void request_finish(struct request *r)
+{
+    if (r->out.fail)
+        answer_error(r, AST_STR("the answer is too large"));
+    r->done(r->arg, ast_buf_view(&r->out));
+    ast_buf_done(&r->out);
+    free(r->source);
+}
+
+/* ---- reads ---- */
+
+static bool write_id(void *arg, const struct ast_capsule_row *row)
+{
+    if (!ast_str_eq(row->id, BRIDGE_ID))
+        ast_jw_string(arg, row->id);
+    return true;
+}
+
+static void write_ids(struct request *r, struct ast_jw *w)
+{
+    ast_jw_array(w);
+    ast_jw_string(w, BRIDGE_ID);
+    ast_capsules_each(r->k->capsules, write_id, w);
+    ast_jw_end(w);
+}
+
+static void run_list(struct request *r)
+{
+    struct ast_jw w = answer_begin(r);
+    write_ids(r, &w);
+    answer_end(&w, AST_STR("Success"));
+}
+
+static bool write_commands(void *arg, const struct ast_capsule_row *row)
+{
+    struct ast_jw *w = arg;
+
+    for (size_t i = 0; i < row->manifest->command_count; i++) {
+        const struct ast_manifest_command *c = &row->manifest->commands[i];
+        ast_jw_object(w);
+        ast_jw_kv_string(w, "description", c->has_description ? c->description : AST_STR("No description"));
+        ast_jw_kv_string(w, "name", c->name);
+        ast_jw_kv_string(w, "provider_capsule", row->id);
+        ast_jw_end(w);
+    }
+    return true;
+}
+
+static void run_commands(struct request *r)
+{
+    struct ast_jw w = answer_begin(r);
+    ast_jw_array(&w);
+    ast_capsules_each(r->k->capsules, write_commands, &w);
+    ast_jw_end(&w);
+    answer_end(&w, AST_STR("Commands"));
+}
+
+static bool write_metadata(void *arg, const struct ast_capsule_row *row)
+{
+    struct ast_jw *w = arg;
+
+    ast_jw_object(w);
+    ast_jw_key(w, AST_STR("interceptor_events"));
+    ast_jw_array(w);
+    for (size_t i = 0; i < row->manifest->subscribe_count; i++)
+        if (row->manifest->subscribe[i].handler.n)
+            ast_jw_string(w, row->manifest->subscribe[i].pattern);
+    ast_jw_end(w);
+    ast_jw_kv_string(w, "name", row->manifest->name);
+    ast_jw_end(w);
+    return true;
+}
+
+static void run_metadata(struct request *r)
+{
+    struct ast_jw w = answer_begin(r);
+    ast_jw_array(&w);
+    ast_capsules_each(r->k->capsules, write_metadata, &w);
+    ast_jw_end(&w);
+    answer_end(&w, AST_STR("CapsuleMetadata"));
+}
+
+static void run_status(struct request *r)
+{
+    struct ast_kernel *k = r->k;
+    AST_AUTO(ast_buf_done) struct ast_buf roster = AST_BUF_INIT(REPLY_MAX);
+    struct ast_jw roster_writer = AST_JW_INIT(&roster);
+    bool anyone = kernel_connections_json(&k->connections, &roster_writer);
+    struct ast_jw w = answer_begin(r);
+
+    ast_jw_object(&w);
+    ast_jw_kv_u64(&w, "connected_clients", kernel_connections_total(&k->connections));
+    if (anyone) {
+        ast_jw_key(&w, AST_STR("connections_by_principal"));
+        ast_jw_raw(&w, ast_buf_view(&roster));
+    }
+    ast_jw_kv_bool(&w, "ephemeral", k->ephemeral);
+    ast_jw_key(&w, AST_STR("loaded_capsules"));
+    write_ids(r, &w);
+    ast_jw_kv_u64(&w, "pid", (uint64_t)getpid());
+    ast_jw_kv_u64(&w, "uptime_secs", (uint64_t)((ast_mono_ns() - k->booted_ns) / AST_NS_PER_SEC));
+    ast_jw_kv_string(&w, "version", ast_str_c(k->version));
+    ast_jw_end(&w);
+    answer_end(&w, AST_STR("Status"));
+}
+
+/* ---- changes ---- */
+
+static enum ast_rc read_approve(struct request *r, const struct ast_json *params, struct ast_err *err)
+{
+    struct ast_str text;
+    if (!ast_json_string(ast_json_member(params, "request_id"), &text) ||
+        !ast_json_string(ast_json_member(params, "signature"), &text))
+        return ast_fail(err, AST_E_INVALID, "ApproveCapability needs request_id and signature");
+    return AST_OK;
+}
+
+static void run_approve(struct request *r)
+{
+    answer_error(r, AST_STR("Approval logic not yet implemented in kernel router"));
+}
+
+static void run_reload(struct request *r)
+{
+    struct ast_err err = AST_ERR_INIT;
+    if (ast_capsules_load_all(r->k->capsules, &err))
+        answer_error(r, ast_str_c(err.msg));
+    else
+        answer_word(r, AST_STR("reloaded"));
+}
+
+static enum ast_rc read_install(struct request *r, const struct ast_json *params, struct ast_err *err)
+{
+    struct ast_str source;
+
+    if (!ast_json_string(ast_json_member(params, "source"), &source) ||
+        !ast_json_bool(ast_json_member(params, "workspace"), &r->workspace))
+        return ast_fail(err, AST_E_INVALID, "InstallCapsule needs source and workspace");
+    if (ast_str_find_byte(source, 0) != AST_STR_NPOS)
+        return ast_fail(err, AST_E_INVALID, "source holds a NUL byte");
+    r->source = ast_str_dup(source);
+    return r->source ? AST_OK : ast_fail(err, AST_E_NO_MEMORY, "install");
+}
+
+static bool is_remote(struct ast_str source)
+{
+    static const char *const prefixes[] = { "https://", "http://", "github.com/", "@", "gh:" };
+
+    for (size_t i = 0; i < AST_ARRAY_LEN(prefixes); i++)
+        if (ast_str_starts(source, ast_str_c(prefixes[i])))
+            return true;
+    return false;
+}
+
+/* Checks 1 to 3 of spec 02 §12.5; the path to install from lands in *ret. */
+static enum ast_rc check_source(struct request *r, const char **ret, struct ast_err *err)
+{
+    struct ast_str source = ast_str_c(r->source), file = AST_STR("file://");
+
+    if (r->workspace)
+        return ast_fail(err, AST_E_UNSUPPORTED,
+                        "workspace installs are CLI-only \xe2\x80\x94 the daemon has no meaningful CWD; use a system "
+                        "install (drop the --workspace flag) instead");
+    if (is_remote(source))
+        return ast_fail(err, AST_E_UNSUPPORTED,
+                        "kernel-side install accepts only local paths; resolve '" AST_STR_FMT
+                        "' via the gateway registry route first (the daemon never fetches URLs)",
+                        AST_STR_ARG(source));
+    if (ast_str_starts(source, file))
+        source = ast_str_from(source, file.n);
+    if (!ast_fs_exists(source.p))
+        return ast_fail(err, AST_E_NOT_FOUND, "source path does not exist: %s", source.p);
+    if (!ast_fs_is_dir(source.p) &&
+        !(source.n >= 8 && ast_str_eq_nocase(ast_str_from(source, source.n - 8), AST_STR(".capsule"))))
+        return ast_fail(err, AST_E_INVALID,
+                        "source must be a directory containing Capsule.toml or a *.capsule archive: %s", source.p);
+    *ret = source.p;
+    return AST_OK;
+}
+
+static void run_install(struct request *r)
+{
+    AST_AUTO(ast_install_result_done) struct ast_install_result result = { 0 };
+    struct ast_install_options opt = { .source = ast_str_c(r->source),
+                                       .run_hook = ast_capsules_run_install_hook,
+                                       .run_hook_arg = r->k->capsules };
+    struct ast_err err = AST_ERR_INIT;
+    const char *path;
+    enum ast_rc rc = check_source(r, &path, &err);
+
+    if (!rc && (rc = ast_install(r->k->home, path, &opt, &result, &err)))
+        ast_wrap(&err, rc, "install failed");
+    if (!rc && ast_capsules_load_all(r->k->capsules, &err))
+        ast_log_error(KERNEL_TARGET, "capsule installed, but the load pass failed: %s", err.msg);
+    if (rc) {
+        answer_error(r, ast_str_c(err.msg));
+        return;
+    }
+    AST_AUTO(ast_buf_done) struct ast_buf json = AST_BUF_INIT(REPLY_MAX);
+    ast_install_result_json(&result, &json);
+    struct ast_jw w = answer_begin(r);
+    ast_jw_raw(&w, json.fail ? AST_STR("null") : ast_buf_view(&json));
+    answer_end(&w, AST_STR("Success"));
+}
+
+static enum ast_rc read_shutdown(struct request *r, const struct ast_json *params, struct ast_err *err)
+{
+    struct ast_str reason = ast_json_str_or(params, AST_STR("reason"), AST_STR("requested"));
+    r->source = ast_str_dup(ast_str_first(reason, 256));
+    return r->source ? AST_OK : ast_fail(err, AST_E_NO_MEMORY, "shutdown");
+}
+
+/* The answer leaves first, then the daemon is told (spec 02 §12.3). */
+static void run_shutdown(struct request *r)
+{
+    answer_word(r, AST_STR("shutting_down"));
+}
+
+static const struct request_row rows[] = {
+#define S(lit) { lit, sizeof(lit) - 1 }
+    /* method                  capability                    either form      /min  blocks read          run */
+    { S("GetStatus"),          S("system:status"),           S(""),              0, false, NULL,         run_status },
+    { S("ListCapsules"),       S("self:capsule:list"),       S("capsule:list"),  0, false, NULL,         run_list },
+    { S("GetCommands"),        S("self:capsule:list"),       S("capsule:list"),  0, false, NULL,         run_commands },
+    { S("GetCapsuleMetadata"), S("self:capsule:list"),       S("capsule:list"),  0, false, NULL,         run_metadata },
+    { S("ReloadCapsules"),     S("self:capsule:reload"),     S("capsule:reload"), 5, true, NULL,         run_reload },
+    /* A host-wide install needs the global form (spec README §5 gap 15). */
+    { S("InstallCapsule"),     S("capsule:install"),         S(""),             10, true,  read_install, run_install },
+    { S("ApproveCapability"),  S("self:approval:respond"),   S(""),             10, false, read_approve, run_approve },
+    { S("Shutdown"),           S("system:shutdown"),         S(""),              1, false, read_shutdown, run_shutdown },
+#undef S
+};
+
+static enum ast_rc authorise(struct ast_kernel *k, struct ast_str caller, const struct request_row *row,
+                             struct ast_err *err)
+{
+    if (row->alternative.n && ast_policy_holds(k->policy, caller, row->alternative))
+        return AST_OK;
+    return ast_policy_check(k->policy, caller, row->cap, err);
+}
+
+static void run_on_loader(struct kernel_job *job)
+{
+    struct request *r = AST_CONTAINER_OF(job, struct request, job);
+    r->row->run(r);
+    request_finish(r);
+    free(r);
+}
+
+/* Rate, rights, parameters, in that order (spec 01 §9.4). */
+static enum ast_rc admit(struct request *r, const struct ast_json *params, struct ast_err *err)
+{
+    const struct request_row *row = r->row;
+    struct ast_str caller = ast_principal_str(&r->caller);
+
+    if (row->per_minute && !kernel_limits_admit(&r->k->limits, row->method, caller, row->per_minute, ast_mono_ns())) {
+        ast_log_fields(AST_LOG_WARN, KERNEL_TARGET, "kernel request rate limited", AST_F_SECURITY,
+                       AST_F_STR("principal", caller), AST_F_STR("method", row->method));
+        return ast_fail(err, AST_E_RATE_LIMITED, "Rate limited: max %u " AST_STR_FMT " requests per minute",
+                        row->per_minute, AST_STR_ARG(row->method));
+    }
+    enum ast_rc rc = authorise(r->k, caller, row, err);
+    if (!rc && row->read)
+        rc = row->read(r, params, err);
+    return rc;
+}
+
+static void run_blocking(const struct request *r)
+{
+    struct request *heap = malloc(sizeof *heap);
+    struct ast_str why = AST_STR("out of memory");
+
+    if (heap) {
+        *heap = *r;
+        heap->job.run = run_on_loader;
+        if (kernel_loader_post(&r->k->loader, &heap->job))
+            return;
+        why = AST_STR("the daemon is shutting down");
+        free(heap);
+    }
+    struct request failed = *r;
+    answer_error(&failed, why);
+    request_finish(&failed);
+}
+
+void ast_kernel_request(struct ast_kernel *k, struct ast_str caller, const struct ast_json *request,
+                        void (*done)(void *arg, struct ast_str response_json), void *arg)
+{
+    struct request r = { .k = k, .done = done, .arg = arg, .out = AST_BUF_INIT(REPLY_MAX) };
+    struct ast_str method = ast_json_str_or(request, AST_STR("method"), AST_STR(""));
+    struct ast_err err = AST_ERR_INIT;
+    enum ast_rc rc = ast_principal_parse(caller, &r.caller, &err);
+
+    for (size_t i = 0; i < AST_ARRAY_LEN(rows) && !r.row; i++)
+        if (ast_str_eq(rows[i].method, method))
+            r.row = &rows[i];
+    if (!rc && !r.row)
+        rc = ast_fail(&err, AST_E_NOT_FOUND, "unknown method '" AST_STR_FMT "'", AST_STR_ARG(ast_str_first(method, 64)));
+    if (!rc)
+        rc = admit(&r, ast_json_member(request, "params"), &err);
+    ast_log_debug("astrid.audit.request", "method=" AST_STR_FMT " caller=" AST_STR_FMT " outcome=%s",
+                  AST_STR_ARG(ast_str_first(method, 64)), AST_STR_ARG(caller), rc ? err.msg : "admitted");
+    if (rc) {
+        answer_error(&r, ast_str_c(err.msg));
+        request_finish(&r);
+        return;
+    }
+    if (r.row->blocks) {
+        run_blocking(&r);
+        return;
+    }
+    r.row->run(&r);
+    AST_AUTO(ast_cfree) char *reason = r.row->run == run_shutdown ? ast_steal(&r.source) : NULL;
+    request_finish(&r);
+    if (reason)
+        kernel_ask_stop(k, reason);
+}

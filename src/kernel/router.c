@@ -1,0 +1,128 @@
+/* Kernel requests that arrive as bus messages: astrid.v1.request.<suffix> is answered on astrid.v1.response.<suffix>, the
+ * suffix copied verbatim (spec 02 §10.2). Only raw_json payloads are requests. */
+#include <stdlib.h>
+
+#include "base/log.h"
+#include "kernel/kernel_priv.h"
+#include "base/banned.h"
+
+#define REQUEST_PREFIX AST_STR("astrid.v1.request.")
+#define RESPONSE_PREFIX AST_STR("astrid.v1.response.")
+#define ADMIN_PREFIX AST_STR("astrid.v1.admin.")
+#define ADMIN_RESPONSE_PREFIX AST_STR("astrid.v1.admin.response.")
+#define MCP_PREFIX AST_STR("astrid.v1.request.mcp.")
+
+/* Owner: made and freed by the boot thread; read only in between. */
+struct kernel_router {
+    struct ast_kernel *k;
+    struct ast_tap *requests, *admin;
+};
+
+/* Who waits for the answer. */
+struct pending {
+    struct ast_kernel *k;
+    struct ast_buf topic;
+};
+
+static void reply(struct ast_kernel *k, struct ast_str topic, struct ast_str body)
+{
+    kernel_publish(k, topic, AST_PAYLOAD_RAW_JSON, body, &k->session, "kernel_router");
+}
+
+static void on_answer(void *arg, struct ast_str response_json)
+{
+    struct pending *p = arg;
+    reply(p->k, ast_buf_view(&p->topic), response_json);
+    ast_buf_done(&p->topic);
+    free(p);
+}
+
+/* An absent principal is `default`; a malformed one is refused, never promoted (spec README §5 gap 8). */
+static bool caller_of(const struct ast_msg *msg, struct ast_str *ret)
+{
+    *ret = msg->principal.n ? msg->principal : AST_PRINCIPAL_DEFAULT;
+    if (ast_principal_valid(*ret))
+        return true;
+    ast_log_fields(AST_LOG_WARN, KERNEL_TARGET, "kernel request with a malformed principal refused", AST_F_SECURITY,
+                   AST_F_STR("principal", ast_str_first(msg->principal, 80)), AST_F_STR("topic", msg->topic));
+    return false;
+}
+
+static void on_request(void *arg, struct ast_msg *msg)
+{
+    struct kernel_router *r = arg;
+    AST_AUTO(ast_json_free) struct ast_json_doc *doc = NULL;
+    struct ast_err err = AST_ERR_INIT;
+    struct ast_str caller, method;
+
+    if (msg->kind != AST_PAYLOAD_RAW_JSON || ast_str_starts(msg->topic, MCP_PREFIX) || !caller_of(msg, &caller))
+        return;
+    if (ast_json_parse(msg->body, &doc, &err) ||
+        !ast_json_string(ast_json_member(ast_json_root(doc), "method"), &method)) {
+        ast_log_warn(KERNEL_TARGET, "Failed to parse KernelRequest from IPC on " AST_STR_FMT, AST_STR_ARG(msg->topic));
+        return;
+    }
+    struct pending *p = calloc(1, sizeof *p);
+    if (!p) {
+        ast_log_error(KERNEL_TARGET, "out of memory: request on " AST_STR_FMT " is not answered", AST_STR_ARG(msg->topic));
+        return;
+    }
+    p->k = r->k;
+    p->topic.max = 4096;
+    ast_buf_add(&p->topic, RESPONSE_PREFIX);
+    ast_buf_add(&p->topic, ast_str_from(msg->topic, REQUEST_PREFIX.n));
+    ast_kernel_request(r->k, caller, ast_json_root(doc), on_answer, p);
+}
+
+/* The admin surface is not part of this build: callers learn it at once instead of waiting for 15 seconds. */
+static void on_admin(void *arg, struct ast_msg *msg)
+{
+    struct kernel_router *r = arg;
+    AST_AUTO(ast_json_free) struct ast_json_doc *doc = NULL;
+    AST_AUTO(ast_buf_done) struct ast_buf out = AST_BUF_INIT(65536);
+    AST_AUTO(ast_buf_done) struct ast_buf topic = AST_BUF_INIT(4096);
+    struct ast_str id;
+
+    if (msg->kind != AST_PAYLOAD_RAW_JSON || ast_str_starts(msg->topic, ADMIN_RESPONSE_PREFIX))
+        return;
+    struct ast_jw w = AST_JW_INIT(&out);
+    ast_jw_object(&w);
+    ast_jw_kv_string(&w, "data", AST_STR("admin requests are not available in this build"));
+    if (!ast_json_parse(msg->body, &doc, NULL) &&
+        ast_json_string(ast_json_member(ast_json_root(doc), "request_id"), &id))
+        ast_jw_kv_string(&w, "request_id", id);
+    ast_jw_kv_string(&w, "status", AST_STR("Error"));
+    ast_jw_end(&w);
+    ast_buf_add(&topic, ADMIN_RESPONSE_PREFIX);
+    ast_buf_add(&topic, ast_str_from(msg->topic, ADMIN_PREFIX.n));
+    if (out.fail || topic.fail)
+        return; /* an absurdly long topic or id: nobody waits for it */
+    ast_log_warn(KERNEL_TARGET, "admin request on " AST_STR_FMT " refused: not available in this build",
+                 AST_STR_ARG(msg->topic));
+    reply(r->k, ast_buf_view(&topic), ast_buf_view(&out));
+}
+
+enum ast_rc kernel_router_start(struct ast_kernel *k, struct kernel_router **ret, struct ast_err *err)
+{
+    struct kernel_router *r = calloc(1, sizeof *r);
+    if (!r)
+        return ast_fail(err, AST_E_NO_MEMORY, "kernel router");
+    r->k = k;
+    enum ast_rc rc = ast_tap_open(k->bus, "kernel_router", AST_STR("astrid.v1.request.*"), on_request, r, &r->requests, err);
+    if (!rc)
+        rc = ast_tap_open(k->bus, "admin_router", AST_STR("astrid.v1.admin.*"), on_admin, r, &r->admin, err);
+    if (rc)
+        kernel_router_stop(r);
+    else
+        *ret = r;
+    return rc;
+}
+
+void kernel_router_stop(struct kernel_router *r)
+{
+    if (!r)
+        return;
+    ast_tap_close(r->requests);
+    ast_tap_close(r->admin);
+    free(r);
+}
