@@ -3,6 +3,7 @@
 
     bindgen.py --wit wit --out DIR            host: bindings.h bindings.c abi_names.h
     bindgen.py --guest --wit wit --out DIR    guest: astrid_host.h
+    bindgen.py --unavailable PKG... --out DIR host: unavailable.c, honest answers of those packages
     bindgen.py [--guest] --list-outputs       file names only, for the build system
     bindgen.py --facts --wit wit              signatures and layouts as JSON
 
@@ -16,7 +17,7 @@ from pathlib import Path
 
 sys.dont_write_bytecode = True  # the source tree stays clean
 
-from bindgen import abi, guest, host, wit  # noqa: E402
+from bindgen import abi, guest, host, unavailable, wit  # noqa: E402
 
 
 def write(path, content):
@@ -30,6 +31,9 @@ def main(argv):
     parser.add_argument("--wit", default="wit", help="folder with the packages")
     parser.add_argument("--out", default=".", help="folder for the output")
     parser.add_argument("--guest", action="store_true", help="write the guest header")
+    parser.add_argument("--unavailable", nargs="+", metavar="PKG",
+                        help="write the bodies of packages, or of interfaces (io/streams), that "
+                             "this build does not offer")
     parser.add_argument("--list-outputs", action="store_true")
     parser.add_argument("--facts", action="store_true", help="print signatures and layouts")
     args = parser.parse_args(argv)
@@ -44,7 +48,8 @@ def main(argv):
             json.dump(abi.facts(packages), sys.stdout, indent=1)
             print()
             return 0
-        files = side.generate(packages)
+        files = unavailable.generate(packages, args.unavailable) if args.unavailable \
+            else side.generate(packages)
     except wit.WitError as error:
         print(error, file=sys.stderr)
         return 1

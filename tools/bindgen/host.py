@@ -706,7 +706,7 @@ SOURCE_TOP = r"""
 /* Lifts arguments, calls src/host, lowers answers. An answer is built as an image in host memory
  * and copied to the guest at the very end. */
 
-#include "wasm/bindings.h"
+#include "host/bindings.h"
 
 #include <string.h>
 
@@ -748,7 +748,7 @@ NAMES_TOP = r"""
 /* The WIT names of enum values and variant tags, for logs and audit records. */
 #pragma once
 
-#include "wasm/bindings.h"
+#include "host/bindings.h"
 """
 
 RUNTIME_NEEDS = {"store_block": ("fits",), "store_bytes": ("fits", "store_block"),

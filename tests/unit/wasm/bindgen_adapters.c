@@ -7,8 +7,8 @@
 #include <string.h>
 
 #include "base/arena.h"
-#include "wasm/abi_names.h"
-#include "wasm/bindings.h"
+#include "host/abi_names.h"
+#include "host/bindings.h"
 
 #define AREA 1024u /* where cases put the result */
 #define HEAP 4096u
