@@ -50,6 +50,7 @@ enum ast_call_entry { AST_CALL_HOOK, AST_CALL_RUN, AST_CALL_INSTALL, AST_CALL_UP
 
 #define AST_FUEL_UNLIMITED UINT64_MAX
 #define AST_NO_DEADLINE INT64_MAX
+#define AST_CALL_MAX_RESULT (16u * 1024 * 1024) /* action and data of one capsule-result; more is an ABI fault */
 
 struct ast_call_result {
     enum ast_rc rc;         /* OK; TRAP, TIMEOUT, OUT_OF_FUEL, ABI, CANCELLED, NO_CAPACITY, UNSUPPORTED (no such
@@ -79,8 +80,9 @@ struct ast_call_config {
     void (*on_done)(void *user, const struct ast_call_result *res);
 };
 
-/* On a worker the first poll happens inside this call (on_done may run before it returns); elsewhere the call is
- * queued. Fails only for lack of memory: then on_done was not called. */
+/* On a worker the first poll happens inside this call (on_done may run before it returns); elsewhere, and below a
+ * host function or several nested on_done, the call is queued. Fails for lack of memory, and with CLOSED while the
+ * scheduler is being freed: then on_done was not called. */
 AST_MUST_CHECK
 enum ast_rc ast_call_start(struct ast_sched *s, const struct ast_call_config *cfg, struct ast_call **ret /* may be NULL; reference for ast_call_unref */,
                            struct ast_err *err);
