@@ -118,6 +118,11 @@ void ast_loop_post(struct ast_loop *loop, struct ast_post *post)
         AST_ASSERT(uv_async_send(&loop->wake) == 0);
 }
 
+void ast_loop_flush(struct ast_loop *loop)
+{
+    run_posts(loop);
+}
+
 bool ast_loop_call(struct ast_loop *loop, void (*fn)(void *arg), void *arg)
 {
     struct call *c = malloc(sizeof *c);

@@ -32,6 +32,9 @@ struct ast_post {
     void (*fn)(struct ast_post *post);
 };
 void ast_loop_post(struct ast_loop *loop, struct ast_post *post);
+/* Runs what is posted now; on the loop's thread, also after ast_loop_run() returned. For teardown: stop the posters, flush, then
+ * free what the posts point to. */
+void ast_loop_flush(struct ast_loop *loop);
 /* Allocating form; false when out of memory (fn is not called). */
 bool ast_loop_call(struct ast_loop *loop, void (*fn)(void *arg), void *arg);
 

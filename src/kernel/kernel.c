@@ -319,9 +319,10 @@ void ast_kernel_free(struct ast_kernel *k)
         return;
     bool was_ready = k->is_ready;
 
-    kernel_monitors_stop(k->monitors);
     kernel_router_stop(k->router);
     kernel_loader_stop(&k->loader);
+    ast_loop_flush(k->loop); /* what the loader posted still points to us */
+    kernel_monitors_stop(k->monitors);
     ast_capsules_free(k->capsules);
     ast_sched_free(k->sched);
     ast_engine_free(k->engine);

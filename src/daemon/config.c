@@ -1,0 +1,192 @@
+/* A thin reader of config.toml: three files, a handful of keys. Keys of other rooms are somebody else's. */
+#include "daemon/config.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/fs.h"
+#include "base/toml.h"
+#include "base/banned.h"
+
+#define CONFIG_MAX_BYTES 1048576u
+
+void ast_daemon_config_done(struct ast_daemon_config *c)
+{
+    free(c->log_directives);
+    c->log_directives = NULL;
+}
+
+static const struct {
+    const char *key, *variable;
+    size_t offset;
+} ceilings[] = {
+#define C(key, variable, member) { key, variable, offsetof(struct ast_daemon_config, member) }
+    C("host_blocking_concurrency", "ASTRID_CAPSULE_HOST_BLOCKING_CONCURRENCY", blocking_max),
+    C("host_io_concurrency", "ASTRID_CAPSULE_HOST_IO_CONCURRENCY", io_max),
+    C("instance_pool_size", "ASTRID_CAPSULE_INSTANCE_POOL_SIZE", pool_max),
+#undef C
+};
+
+static unsigned *ceiling_at(struct ast_daemon_config *c, size_t i)
+{
+    return (unsigned *)(void *)((char *)c + ceilings[i].offset);
+}
+
+static bool format_parse(struct ast_str s, enum ast_log_format *ret)
+{
+    static const char *const names[] = { [AST_LOG_COMPACT] = "compact", [AST_LOG_FULL] = "full",
+                                         [AST_LOG_PRETTY] = "pretty", [AST_LOG_JSON] = "json" };
+    for (size_t i = 0; i < AST_ARRAY_LEN(names); i++) {
+        if (ast_str_eq(s, ast_str_c(names[i]))) {
+            *ret = (enum ast_log_format)i;
+            return true;
+        }
+    }
+    return false;
+}
+
+static enum ast_rc set_directives(struct ast_daemon_config *c, struct ast_str text, struct ast_err *err)
+{
+    char *copy = ast_str_dup(text);
+    if (!copy)
+        return ast_fail(err, AST_E_NO_MEMORY, "logging directives");
+    free(c->log_directives);
+    c->log_directives = copy;
+    return AST_OK;
+}
+
+static enum ast_rc read_logging(const struct ast_json *table, struct ast_daemon_config *c, bool *level_set,
+                                struct ast_err *err)
+{
+    const struct ast_json *v = ast_json_member(table, "level");
+    struct ast_str text;
+
+    if (v && (!ast_json_string(v, &text) || !ast_log_level_parse(text, &c->log_level)))
+        return ast_fail(err, AST_E_INVALID,
+                        "Validation error in field 'logging.level': expected trace, debug, info, warn or error");
+    *level_set = *level_set || v;
+    v = ast_json_member(table, "format");
+    if (v && ast_json_string(v, &text) && !format_parse(text, &c->log_format))
+        c->log_format = AST_LOG_COMPACT; /* unknown means compact (spec 08 §13.1) */
+    v = ast_json_member(table, "directives");
+    if (!v)
+        return AST_OK;
+    AST_AUTO(ast_buf_done) struct ast_buf joined = AST_BUF_INIT(65536);
+    struct ast_json_iter it = AST_JSON_ITER(v);
+    const struct ast_json *element;
+    struct ast_str unused;
+    while (ast_json_next(&it, &unused, &element)) {
+        if (!ast_json_string(element, &text))
+            return ast_fail(err, AST_E_INVALID, "Validation error in field 'logging.directives': expected strings");
+        ast_buf_addf(&joined, "%s" AST_STR_FMT, joined.n ? "," : "", AST_STR_ARG(text));
+    }
+    enum ast_rc rc = ast_buf_check(&joined, "logging.directives", err);
+    return rc ? rc : set_directives(c, ast_buf_view(&joined), err);
+}
+
+static enum ast_rc read_capsule(const struct ast_json *table, struct ast_daemon_config *c, struct ast_err *err)
+{
+    for (size_t i = 0; i < AST_ARRAY_LEN(ceilings); i++) {
+        const struct ast_json *v = ast_json_get(table, ast_str_c(ceilings[i].key));
+        uint64_t n = 0;
+        if (!v)
+            continue;
+        if (!ast_json_u64(v, &n) || n > UINT32_MAX)
+            return ast_fail(err, AST_E_INVALID, "Validation error in field 'capsule.%s': expected an unsigned integer",
+                            ceilings[i].key);
+        if (n == 0)
+            return ast_fail(err, AST_E_INVALID, "Validation error in field 'capsule.%s': %s must be greater than 0",
+                            ceilings[i].key, ceilings[i].key);
+        *ceiling_at(c, i) = (unsigned)n;
+    }
+    return AST_OK;
+}
+
+/* NOT_FOUND when there is no such file. */
+static enum ast_rc read_file(const char *path, struct ast_daemon_config *c, bool *level_set, struct ast_err *err)
+{
+    AST_AUTO(ast_buf_done) struct ast_buf text = AST_BUF_INIT(CONFIG_MAX_BYTES);
+    AST_AUTO(ast_json_free) struct ast_json_doc *doc = NULL;
+    enum ast_rc rc = ast_fs_read(path, CONFIG_MAX_BYTES, &text, err);
+
+    if (rc == AST_E_NOT_FOUND)
+        return rc;
+    if (rc)
+        return ast_wrap(err, rc, "Failed to read config file at %s", path);
+    rc = ast_toml_parse(ast_buf_view(&text), &doc, err);
+    if (rc)
+        return ast_wrap(err, rc, "Failed to parse config file at %s", path);
+    rc = read_logging(ast_json_member(ast_json_root(doc), "logging"), c, level_set, err);
+    return rc ? rc : read_capsule(ast_json_member(ast_json_root(doc), "capsule"), c, err);
+}
+
+static void ignore_variable(const char *name, const char *value, const char *why)
+{
+    fprintf(stderr, "warning: ignoring %s='%s': %s\n", name, value, why);
+}
+
+/* Only where no file set the key. */
+static enum ast_rc read_environment(struct ast_daemon_config *c, bool level_set, struct ast_err *err)
+{
+    const char *value = getenv("ASTRID_LOG_LEVEL");
+    if (value && !level_set && !ast_log_level_parse(ast_str_c(value), &c->log_level))
+        ignore_variable("ASTRID_LOG_LEVEL", value, "expected trace, debug, info, warn or error");
+    for (size_t i = 0; i < AST_ARRAY_LEN(ceilings); i++) {
+        uint64_t n = 0;
+        value = getenv(ceilings[i].variable);
+        if (!value || *ceiling_at(c, i))
+            continue;
+        if (!ast_str_to_u64(ast_str_c(value), &n) || n == 0 || n > UINT32_MAX)
+            ignore_variable(ceilings[i].variable, value, "expected an integer greater than 0");
+        else
+            *ceiling_at(c, i) = (unsigned)n;
+    }
+    value = getenv("ASTRID_LOG");
+    if (!value)
+        value = getenv("RUST_LOG");
+    return value ? set_directives(c, ast_str_c(value), err) : AST_OK;
+}
+
+/* A project may lower a ceiling, never raise it, and nothing else; a broken file there is skipped (spec 05 §22.2). */
+static void read_workspace(const char *workspace, struct ast_daemon_config *c)
+{
+    AST_AUTO(ast_cfree) char *path = workspace ? ast_fs_join(workspace, ".astrid/config.toml") : NULL;
+    struct ast_daemon_config own = AST_DAEMON_CONFIG_INIT;
+    struct ast_err err = AST_ERR_INIT;
+    bool level_set = false;
+
+    if (!path)
+        return;
+    enum ast_rc rc = read_file(path, &own, &level_set, &err);
+    if (rc && rc != AST_E_NOT_FOUND)
+        fprintf(stderr, "warning: skipping workspace configuration: %s\n", err.msg);
+    for (size_t i = 0; !rc && i < AST_ARRAY_LEN(ceilings); i++) {
+        unsigned n = *ceiling_at(&own, i), *current = ceiling_at(c, i);
+        if (n && *current && n < *current)
+            *current = n;
+    }
+    ast_daemon_config_done(&own);
+}
+
+enum ast_rc ast_daemon_config_load(const struct ast_home *home, const char *workspace, struct ast_daemon_config *ret,
+                                   struct ast_err *err)
+{
+    AST_AUTO(ast_cfree) char *own = ast_home_path(home, "etc/config.toml");
+    AST_AUTO(ast_cfree) char *user = ast_home_path(home, "config.toml");
+    const char *const layers[] = { "/etc/astrid/config.toml", own, user };
+    bool level_set = false;
+
+    if (!own || !user)
+        return ast_fail(err, AST_E_NO_MEMORY, "configuration");
+    for (size_t i = 0; i < AST_ARRAY_LEN(layers); i++) {
+        enum ast_rc rc = read_file(layers[i], ret, &level_set, err);
+        if (rc && rc != AST_E_NOT_FOUND)
+            return rc;
+    }
+    if (err)
+        err->msg[0] = 0; /* absent files are no news */
+    enum ast_rc rc = read_environment(ret, level_set, err);
+    if (!rc)
+        read_workspace(workspace, ret);
+    return rc;
+}

@@ -1,0 +1,21 @@
+/* What the daemon reads of config.toml: [logging] and [capsule] (spec 05 §22.2, 08 §12, §13). Layers: /etc/astrid/config.toml,
+ * then <home>/etc/config.toml, then <home>/config.toml, later ones win; then the environment for what no file set. A broken file refuses the
+ * start; a bad variable is ignored with a line on stderr (spec README §5 gap 67). */
+#pragma once
+
+#include "base/home.h"
+#include "base/log.h"
+
+struct ast_daemon_config {
+    enum ast_log_level log_level;
+    enum ast_log_format log_format;
+    char *log_directives; /* owned; NULL: none */
+    unsigned pool_max, blocking_max, io_max; /* 0: derived */
+};
+
+#define AST_DAEMON_CONFIG_INIT { .log_level = AST_LOG_INFO, .log_format = AST_LOG_COMPACT }
+
+void ast_daemon_config_done(struct ast_daemon_config *c);
+AST_MUST_CHECK
+enum ast_rc ast_daemon_config_load(const struct ast_home *home, const char *workspace, struct ast_daemon_config *ret,
+                                   struct ast_err *err);
