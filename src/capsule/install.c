@@ -424,7 +424,8 @@ static enum ast_rc install_dir(struct install *in, struct ast_str source_text, s
     if (rc)
         return rc;
     /* No readable metadata: a first install, even if files are there (spec 07 §9 step 4). */
-    (void)ast_meta_load(in->target, &in->previous, &ignored);
+    if (ast_meta_load(in->target, &in->previous, &ignored))
+        in->previous = NULL;
     tell(in, "%s " AST_STR_FMT " " AST_STR_FMT, in->previous ? "upgrading" : "installing",
          AST_STR_ARG(in->manifest->name), AST_STR_ARG(in->manifest->version));
     rc = address_component(in, err);

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "base/fs.h"
 #include "base/log.h"
 #include "bus/metrics.h"
 #include "daemon/config.h"

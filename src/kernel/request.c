@@ -262,7 +262,7 @@ static void run_install(struct request *r)
                                        .run_hook = ast_capsules_run_install_hook,
                                        .run_hook_arg = r->k->capsules };
     struct ast_err err = AST_ERR_INIT;
-    const char *path;
+    const char *path = NULL;
     enum ast_rc rc = check_source(r, &path, &err);
 
     if (!rc && (rc = ast_install(r->k->home, path, &opt, &result, &err)))
