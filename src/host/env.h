@@ -80,9 +80,15 @@ struct ast_host_env {
     atomic_bool used_publish_as; /* since load: envelopes may mix principals (spec 04 §8.4) */
     atomic_uint_least64_t progress; /* blocking host calls entered: run-loop window check (spec 05 §20.3) */
     void *capsule;               /* the capsule room's own object */
+    /* The host room's own: zero at load, released by ast_host_env_done(). */
+    _Atomic(void *) files;                    /* env overlays and open log files, by principal */
+    atomic_uint_least64_t unavailable_said[4]; /* one bit per function that was reported as missing */
 };
 
-/* One guest call. Made by the capsule room on a worker, installed as the call's user, ended with it. */
+/* Releases what host functions attached to the env. Call it once, when no call of the capsule is left. */
+void ast_host_env_done(struct ast_host_env *env);
+
+/* One guest call. Made zeroed by the capsule room on a worker, installed as the call's user, ended with it. */
 struct ast_host_call {
     struct ast_host_env *env;
     bool interceptor;             /* a handler runs: recv never changes the context */
@@ -90,12 +96,13 @@ struct ast_host_call {
     struct ast_principal invoking; /* valid principal this call acts for; else the owner */
     bool has_profile;
     struct ast_quotas quotas;     /* of the invoking principal; the defaults when has_profile is false */
-    void *context;                /* host room's per-principal state (overlay, log file); host_context_* */
+    void *context;                /* host room's own state of the call: overlay, scratch memory */
 };
 
-/* Installs the context for `msg` (NULL: none): invoking principal, overlay, log target. Used by the capsule room
- * before a handler call and by recv/poll in run loops. The profile must have been resolved by the caller for
- * handlers (fail closed); for run loops it is resolved here (spec 05 §19.2). */
+/* Installs the context for `msg` (NULL: none; the reference is not taken): invoking principal, quotas, overlay.
+ * Used by the capsule room before a handler call and by recv/poll in run loops. The profile must have been
+ * resolved by the caller for handlers (fail closed); for run loops with a message it is resolved here (spec 05
+ * §19.2); without either the built-in default quotas hold. `interceptor` stays as it was set. */
 void ast_host_call_begin(struct ast_host_call *call, struct ast_host_env *env, struct ast_msg *msg,
                          const struct ast_profile *profile);
 /* Clears everything: on every exit path. */
@@ -108,5 +115,5 @@ void ast_host_instance_free(void *state);
 
 /* One line to the capsule's own log, as `log` of astrid:sys does (spec 05 §26): used for load-time lines too. */
 void ast_host_capsule_log(struct ast_host_env *env, struct ast_str principal, int level, struct ast_str text);
-/* Deletes files older than 7 days (load time and day change). */
+/* Deletes files older than 7 days (at load; the host room itself does it when the day changes). */
 void ast_host_capsule_log_prune(struct ast_host_env *env, struct ast_str principal);

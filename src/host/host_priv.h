@@ -1,0 +1,148 @@
+/* What the files of this room share: the context of a call, waiting, permits, per-principal files.
+ *
+ * Terms. *Host call*: one import a guest called; it runs on the guest's fiber. *Invoking principal*: for whom
+ * the guest acts now (spec 05 §1). An instance runs one guest call at a time, so an object behind a handle
+ * has at most one waiting call.
+ */
+#pragma once
+
+#include "base/list.h"
+#include "base/log.h"
+#include "base/map.h"
+#include "host/abi_names.h"
+#include "host/bindings.h"
+#include "host/env.h"
+
+#define HOST_LOG "astrid.host" /* log target of this room */
+
+/* --- The call (context.c) ------------------------------------------------------------------------ */
+
+/* Owner: the fiber of the call. */
+struct host_context {
+    struct host_overlay *overlay; /* reference; NULL: none */
+    bool has_overlay;             /* looked for since the context was installed */
+    struct ast_buf scratch;       /* a value handed to the adapter; reused by the next host call */
+};
+
+/* Never NULL while guest code runs. */
+static inline struct ast_host_call *host_call(struct ast_abi *a)
+{
+    struct ast_host_call *call = ast_abi_user(a);
+    AST_ASSERT(call && call->env);
+    return call;
+}
+
+struct host_context *host_context(struct ast_host_call *call); /* NULL: out of memory */
+/* The context a received message brings to a run loop (spec 05 §19.2); nothing inside a handler. */
+void host_context_receive(struct ast_host_call *call, struct ast_msg *msg);
+/* Whether a run loop may see messages of this principal: false when it is disabled. Logs refusals. */
+bool host_context_admits(struct ast_host_call *call, struct ast_str principal);
+
+/* An error text in the call's arena; static text when the arena is full. */
+struct ast_str host_text(struct ast_abi *a, const char *fmt, ...) AST_PRINTF(2, 3);
+/* The bytes as UTF-8: themselves, or a copy with U+FFFD in place of what is not. */
+struct ast_str host_utf8(struct ast_abi *a, struct ast_str s);
+
+static inline bool host_is_unloading(const struct ast_host_call *call)
+{
+    return atomic_load_explicit(&call->env->unloading, memory_order_acquire);
+}
+
+static inline void host_progress(struct ast_host_call *call)
+{
+    atomic_fetch_add_explicit(&call->env->progress, 1, memory_order_relaxed);
+}
+
+/* --- Waiting (wait.c) ---------------------------------------------------------------------------- */
+
+/* The call to wake when something happened. Zeroed: nobody waits. Any thread fires; the waiting fiber arms
+ * and disarms. Fire disarms: arm again before the next look and park. */
+struct host_wait {
+    _Atomic(struct ast_call *) waiter; /* reference */
+};
+
+void host_wait_arm(struct host_wait *w, struct ast_call *call);
+void host_wait_disarm(struct host_wait *w);
+void host_wait_fire(struct host_wait *w);
+
+/* --- Permits (permits.c) ------------------------------------------------------------------------- */
+
+/* AST_OK, or CANCELLED: the capsule is unloading or the call was cancelled. NULL permits: no ceiling. */
+AST_MUST_CHECK
+enum ast_rc host_permit_take(struct ast_permits *p, struct ast_abi *a);
+void host_permit_give(struct ast_permits *p);
+
+/* --- Pollables (io_poll.c) ----------------------------------------------------------------------- */
+
+/* What a pollable asks its source. All run on the guest's fiber except drop, and none parks. */
+struct host_source {
+    bool (*is_ready)(void *obj);
+    bool (*is_closed)(void *obj);
+    struct host_wait *(*wait)(void *obj);
+    void (*drop)(void *obj); /* gives the pollable's reference back */
+};
+
+/* Takes one reference to `obj`; NULL (reference given back, call trapped) when out of memory. */
+struct ast_io_pollable *host_pollable_new(struct ast_abi *a, const struct host_source *source, void *obj);
+void host_pollable_drop(void *obj); /* resource destructor */
+
+/* --- Errors as resources (io_error.c) ------------------------------------------------------------ */
+
+/* A copy of the text, made UTF-8; NULL (call trapped) when out of memory. */
+struct ast_io_error *host_io_error_new(struct ast_abi *a, struct ast_str text);
+void host_io_error_drop(void *obj); /* resource destructor */
+
+/* --- Subscriptions (ipc_subscription.c) ---------------------------------------------------------- */
+
+#define HOST_SUBSCRIPTIONS_MAX 128u /* per instance, spec 04 §8.1 */
+#define HOST_ENVELOPE_MAX 512u      /* messages in one envelope; more stay queued */
+
+void host_subscription_drop(void *obj); /* resource destructor */
+
+/* --- Per-instance state (instance.c) ------------------------------------------------------------- */
+
+/* Owner: whoever owns the instance, and each object in its handle table (the pool may free the state before
+ * the handles). One thread at a time, handed over with the instance. */
+struct host_instance {
+    unsigned refs;
+    unsigned subscriptions; /* live ones */
+};
+
+struct host_instance *host_instance(struct ast_abi *a); /* borrowed; NULL: the pool made none */
+void host_instance_unref(struct host_instance *i);
+
+/* --- Files by principal (env_files.c, overlay.c, capsule_log.c) ---------------------------------- */
+
+#define HOST_FILES_MAX 64u /* principals kept per capsule and kind; the rest is opened again */
+
+struct host_overlay;
+struct host_log_file;
+
+/* Owner: any thread, under `lock`; the objects are shared by reference. */
+struct host_files {
+    struct ast_lock lock;
+    struct ast_map overlays AST_GUARDED_BY(lock); /* principal -> struct host_overlay, one reference */
+    struct ast_map logs AST_GUARDED_BY(lock);     /* principal -> struct host_log_file, one reference */
+};
+
+struct host_files *host_files(struct ast_host_env *env); /* made on first use; NULL: out of memory */
+/* Stores one reference under `principal`. Returns what has to be unreferenced outside the lock: the value
+ * replaced, one that made room, or `value` itself when out of memory; NULL for nothing. */
+void *host_files_put(struct host_files *f, struct ast_map *m, struct ast_str principal, void *value)
+    AST_REQUIRES(f->lock);
+
+#define HOST_OVERLAY_MAX_BYTES 1048576u /* spec 05 §9.1 */
+
+/* The principal's values for declared keys as they are on disk now; a reference, NULL for none. */
+struct host_overlay *host_overlay_get(struct ast_host_env *env, struct ast_str principal);
+struct host_overlay *host_overlay_ref(struct host_overlay *o);
+void host_overlay_unref(struct host_overlay *o);
+/* Borrowed from the overlay. */
+bool host_overlay_find(const struct host_overlay *o, struct ast_str key, struct ast_str *ret);
+
+#define HOST_LOG_LINE_MAX 65536u /* spec 05 §26 */
+#define HOST_LOG_KEEP_DAYS 7
+
+void host_log_file_unref(struct host_log_file *f);
+/* The wall clock that names the files and heads the lines, for tests. NULL restores the real one. */
+void host_log_set_clock(int64_t (*now)(void));
