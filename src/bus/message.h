@@ -13,6 +13,7 @@
 #include "bus/payload.h"
 
 #define AST_MSG_MAX_PAYLOAD 1048576u /* guest publish, spec 04 §20 */
+#define AST_MSG_MAX_BODY 52428800u   /* any message: the largest frame a client reads, spec 01 §4.1 */
 
 struct ast_msg {
     atomic_uint refs;
@@ -29,6 +30,7 @@ struct ast_msg {
     struct ast_str session;      /* top-level string member session_id of the body; empty: none */
     struct ast_str publisher;    /* capsule id of the publisher; empty: not a capsule */
     const char *origin;          /* metadata source label, static text (spec 04 §5.6) */
+    struct ast_msg *bus_next;    /* the bus's own link while a publish waits for an outer one */
 };
 
 struct ast_msg *ast_msg_ref(struct ast_msg *m);

@@ -12,6 +12,8 @@
 #define AST_ROUTE_BUDGET 1048576u
 #define AST_ROUTE_PER_PRINCIPAL 16384u /* spec README §5 gap 40 */
 #define AST_ROUTE_QUANTUM_FLOOR 4096u
+#define AST_ROUTE_MAX_MESSAGES 65536u /* all principals together: bounds the bookkeeping of tiny messages, which
+                                         would otherwise outweigh the byte budget */
 
 struct ast_route;
 
@@ -56,5 +58,6 @@ struct ast_route_stats {
 };
 void ast_route_stats(struct ast_route *route, struct ast_route_stats *ret);
 
-/* The "head age" clock, for tests: monotonic nanoseconds. NULL restores the real clock. */
+/* The clock that spaces the log lines about dropped messages, for tests: monotonic nanoseconds. NULL
+ * restores the real clock. Head ages follow enqueue order and need no clock. */
 void ast_route_set_clock(int64_t (*now)(void));
