@@ -1,0 +1,155 @@
+/* A plain chat, line by line: what a terminal without the full-screen interface needs. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/fs.h"
+#include "cli/daemon.h"
+#include "base/banned.h"
+
+#define ANSWER_WAIT_MS 300000
+
+struct chat {
+    struct cli *cli;
+    struct ast_uplink_client *client;
+    struct ast_uuid session;
+    char session_text[AST_UUID_TEXT];
+};
+
+static enum ast_rc send_line(struct chat *c, struct ast_str text, struct ast_err *err)
+{
+    AST_AUTO(ast_buf_done) struct ast_buf payload = AST_BUF_INIT(2u * 1024 * 1024);
+    struct ast_jw w = AST_JW_INIT(&payload);
+    struct ast_principal who;
+    /* Read again for each prompt: the active agent may have changed meanwhile. */
+    enum ast_rc rc = cli_principal(c->cli, &who, err);
+    if (rc)
+        return rc;
+    ast_jw_object(&w);
+    ast_jw_kv_string(&w, "type", AST_STR("user_input"));
+    ast_jw_kv_string(&w, "text", text);
+    ast_jw_kv_string(&w, "session_id", ast_str_c(c->session_text));
+    ast_jw_end(&w);
+    rc = ast_buf_check(&payload, "prompt", err);
+    return rc ? rc : ast_uplink_send(c->client, AST_STR("user.v1.prompt"), ast_buf_view(&payload), &c->session,
+                                     ast_principal_str(&who), err);
+}
+
+static bool ask_yes_no(const struct ast_json *payload)
+{
+    char line[16] = "";
+
+    fputs("\n? A capsule asks to: ", stdout);
+    cli_print_text(stdout, ast_json_str_or(payload, AST_STR("resource"), AST_STR("?")));
+    fputs("\n  Allow it once? [y/N] ", stdout);
+    fflush(stdout);
+    return fgets(line, sizeof line, stdin) && (line[0] == 'y' || line[0] == 'Y');
+}
+
+static enum ast_rc answer_approval(struct chat *c, const struct ast_json *payload, struct ast_err *err)
+{
+    AST_AUTO(ast_buf_done) struct ast_buf topic = AST_BUF_INIT(1024);
+    AST_AUTO(ast_buf_done) struct ast_buf body = AST_BUF_INIT(4096);
+    struct ast_str id = ast_json_str_or(payload, AST_STR("request_id"), AST_STR(""));
+    struct ast_jw w = AST_JW_INIT(&body);
+
+    ast_buf_addf(&topic, "astrid.v1.approval.response." AST_STR_FMT, AST_STR_ARG(id));
+    ast_jw_object(&w);
+    ast_jw_kv_string(&w, "type", AST_STR("approval_response"));
+    ast_jw_kv_string(&w, "request_id", id);
+    ast_jw_kv_string(&w, "decision", ask_yes_no(payload) ? AST_STR("approve") : AST_STR("deny"));
+    ast_jw_end(&w);
+    if (topic.fail || body.fail)
+        return ast_fail(err, AST_E_TOO_LARGE, "approval request with an oversized id");
+    return ast_uplink_send(c->client, ast_buf_view(&topic), ast_buf_view(&body), &c->session, AST_STR_NONE, err);
+}
+
+static enum ast_rc read_answer(struct chat *c, struct ast_err *err)
+{
+    for (bool done = false; !done;) {
+        AST_AUTO(ast_uplink_frame_done) struct ast_uplink_frame f = { 0 };
+        enum ast_rc rc = ast_uplink_recv(c->client, ANSWER_WAIT_MS, &f, err);
+        if (rc)
+            return rc;
+        struct ast_str type = ast_json_str_or(f.payload, AST_STR("type"), AST_STR(""));
+        if (ast_str_is(type, "approval_required")) {
+            rc = answer_approval(c, f.payload, err);
+            if (rc)
+                return rc;
+        }
+        if (!ast_str_is(type, "agent_response"))
+            continue;
+        struct ast_str session = ast_json_str_or(f.payload, AST_STR("session_id"), AST_STR("default"));
+        if (!ast_str_is(session, "default") && !ast_str_eq(session, ast_str_c(c->session_text)))
+            continue;
+        cli_print_text(stdout, ast_json_str_or(f.payload, AST_STR("text"), AST_STR("")));
+        fflush(stdout);
+        (void)ast_json_bool(ast_json_member(f.payload, "is_final"), &done); /* absent: not the last */
+    }
+    putchar('\n');
+    return AST_OK;
+}
+
+static enum ast_rc converse(struct chat *c, struct ast_err *err)
+{
+    AST_AUTO(ast_cfree) char *line = NULL;
+    size_t cap = 0;
+
+    for (;;) {
+        fputs("\n> ", stdout);
+        fflush(stdout);
+        errno = 0;
+        ssize_t n = getline(&line, &cap, stdin);
+        if (n < 0) {
+            putchar('\n');
+            return errno ? ast_fail_errno(err, AST_E_IO, errno, "read standard input") : AST_OK;
+        }
+        struct ast_str text = ast_str_trim(ast_str_n(line, (size_t)n));
+        if (ast_str_is(text, "/quit") || ast_str_is(text, "/exit"))
+            return AST_OK;
+        if (text.n == 0)
+            continue;
+        enum ast_rc rc = send_line(c, text, err);
+        if (!rc)
+            rc = read_answer(c, err);
+        if (rc == AST_E_TIMEOUT)
+            cli_warning("no answer within 5 minutes; is an agent capsule installed? `astrid capsule list` tells");
+        else if (rc)
+            return rc;
+    }
+}
+
+int cmd_chat(struct cli *cli)
+{
+    const char *own = cli_value(cli, "session");
+    const char *session = own ? own : cli->session;
+    struct chat c = { .cli = cli };
+    struct ast_err err = AST_ERR_INIT;
+
+    if (session && !ast_uuid_parse(ast_str_c(session), &c.session)) {
+        (void)ast_fail(&err, AST_E_INVALID, "Invalid UUID format: %s", session);
+        return cli_error(&err);
+    }
+    if (!session)
+        c.session = ast_uuid_v4();
+    ast_uuid_format(&c.session, c.session_text);
+    enum ast_rc rc = cli_daemon_connect(cli, &c.client, &err);
+    if (rc) {
+        ast_wrap(&err, rc, "Failed to connect to daemon. Check logs: %s/log", cli->home.root ? cli->home.root : "~/.astrid");
+        return cli_error(&err);
+    }
+    printf("Astrid 0.8.0, session %s\nType a message; /quit or Ctrl-D ends.\n", c.session_text);
+    rc = converse(&c, &err);
+    ast_uplink_disconnect(c.client);
+    return rc ? cli_error(&err) : CLI_OK;
+}
+
+int cmd_run(struct cli *cli)
+{
+    const char *own = cli_value(cli, "session");
+    bool yes = cli->yes || cli_value(cli, "yes");
+    bool print = cli->print_session || cli_value(cli, "print-session");
+
+    return cli_headless(cli, cli->words[0], own ? own : cli->session, yes, print, cli_format(cli));
+}

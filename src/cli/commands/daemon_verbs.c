@@ -1,0 +1,273 @@
+/* start, stop, restart, status, ps, who (spec 08 §5.4, §5.5). */
+#include <stdlib.h>
+#include <string.h>
+
+#include "cli/daemon.h"
+#include "base/banned.h"
+
+#define STATUS_WAIT_MS 10000
+#define STOP_WAIT_MS 5000
+
+static enum ast_rc get_status(struct cli *cli, struct ast_uplink_frame *f, const struct ast_json **ret, struct ast_err *err)
+{
+    struct ast_uplink_client *c = NULL;
+    enum ast_rc rc = ast_uplink_connect(&cli->home, &c, err);
+
+    if (!rc)
+        rc = cli_request(cli, c, "status", AST_STR("{\"method\":\"GetStatus\"}"), STATUS_WAIT_MS, f, ret, err);
+    ast_uplink_disconnect(c);
+    return rc;
+}
+
+static int spawn_persistent(struct cli *cli)
+{
+    struct ast_err err = AST_ERR_INIT;
+
+    cli_note("Starting Astrid daemon (persistent mode)...");
+    if (cli_daemon_spawn(cli, /* ephemeral= */ false, &err))
+        return cli_error(&err);
+    cli_success("Astrid daemon started (persistent mode).");
+    return CLI_OK;
+}
+
+int cmd_start(struct cli *cli)
+{
+    struct ast_err err = AST_ERR_INIT;
+
+    switch (cli_daemon_probe(cli, &err)) {
+    case CLI_DAEMON_UP:
+        cli_warning("Astrid daemon is already running.");
+        return CLI_OK;
+    case CLI_DAEMON_UNCLEAR:
+        return cli_error(&err);
+    case CLI_DAEMON_STALE:
+        if (cli_daemon_clean(cli, &err))
+            return cli_error(&err);
+        break;
+    case CLI_DAEMON_NONE:
+        break;
+    }
+    return spawn_persistent(cli);
+}
+
+/* Asks, and waits until the socket is gone: "stopped" is said when it is true. */
+static enum ast_rc stop_daemon(struct cli *cli, const char *reason, struct ast_err *err)
+{
+    AST_AUTO(ast_uplink_frame_done) struct ast_uplink_frame f = { 0 };
+    AST_AUTO(ast_buf_done) struct ast_buf request = AST_BUF_INIT(256);
+    struct ast_uplink_client *c = NULL;
+    const struct ast_json *data;
+    enum ast_rc rc = ast_uplink_connect(&cli->home, &c, err);
+
+    ast_buf_addf(&request, "{\"method\":\"Shutdown\",\"params\":{\"reason\":\"%s\"}}", reason);
+    if (!rc)
+        rc = cli_request(cli, c, "shutdown", ast_buf_view(&request), STATUS_WAIT_MS, &f, &data, err);
+    ast_uplink_disconnect(c);
+    if (!rc && !cli_daemon_wait_gone(cli, STOP_WAIT_MS))
+        rc = ast_fail(err, AST_E_TIMEOUT, "the daemon accepted the request but still runs after 5 seconds");
+    return rc;
+}
+
+int cmd_stop(struct cli *cli)
+{
+    struct ast_err err = AST_ERR_INIT;
+
+    switch (cli_daemon_probe(cli, &err)) {
+    case CLI_DAEMON_NONE:
+        cli_info("No Astrid daemon is running.");
+        return CLI_OK;
+    case CLI_DAEMON_STALE:
+        if (cli_daemon_clean(cli, &err))
+            return cli_error(&err);
+        cli_info("Cleaned up stale daemon socket.");
+        return CLI_OK;
+    case CLI_DAEMON_UNCLEAR:
+        return cli_error(&err);
+    case CLI_DAEMON_UP:
+        break;
+    }
+    if (stop_daemon(cli, "astrid stop", &err))
+        return cli_error(&err);
+    cli_success("Astrid daemon stopped.");
+    return CLI_OK;
+}
+
+int cmd_restart(struct cli *cli)
+{
+    struct ast_err err = AST_ERR_INIT;
+    enum cli_daemon_state state = cli_daemon_probe(cli, &err);
+
+    if (state == CLI_DAEMON_UNCLEAR)
+        return cli_error(&err);
+    if (state == CLI_DAEMON_UP && stop_daemon(cli, "astrid restart", &err))
+        return cli_error(&err);
+    if (state == CLI_DAEMON_STALE && cli_daemon_clean(cli, &err))
+        return cli_error(&err);
+    return spawn_persistent(cli);
+}
+
+static void print_uptime(uint64_t s)
+{
+    if (s >= 3600)
+        printf("%lluh%02llum%02llus", (unsigned long long)(s / 3600), (unsigned long long)(s / 60 % 60),
+               (unsigned long long)(s % 60));
+    else if (s >= 60)
+        printf("%llum%02llus", (unsigned long long)(s / 60), (unsigned long long)(s % 60));
+    else
+        printf("%llus", (unsigned long long)s);
+}
+
+static void print_status(const struct ast_json *s)
+{
+    const struct ast_json *capsules = ast_json_member(s, "loaded_capsules"), *one;
+    struct ast_json_iter it = AST_JSON_ITER(capsules);
+    struct ast_str unused, id;
+    uint64_t pid = 0, uptime = 0, clients = 0;
+
+    (void)ast_json_u64(ast_json_member(s, "pid"), &pid); /* a field a future daemon drops shows as 0 */
+    (void)ast_json_u64(ast_json_member(s, "uptime_secs"), &uptime);
+    (void)ast_json_u64(ast_json_member(s, "connected_clients"), &clients);
+    printf("\xe2\x9c\x93 Astrid daemon (PID %llu, uptime ", (unsigned long long)pid);
+    print_uptime(uptime);
+    printf(")\n  Version:    " AST_STR_FMT "\n  Clients:    %llu\n  Capsules:   %zu loaded\n",
+           AST_STR_ARG(ast_json_str_or(s, AST_STR("version"), AST_STR("?"))), (unsigned long long)clients,
+           ast_json_count(capsules));
+    while (ast_json_next(&it, &unused, &one))
+        if (ast_json_string(one, &id))
+            printf("    - " AST_STR_FMT "\n", AST_STR_ARG(id));
+}
+
+static void print_value(const struct ast_json *v)
+{
+    AST_AUTO(ast_buf_done) struct ast_buf out = AST_BUF_INIT(8u * 1024 * 1024);
+    ast_json_canonical(v, &out);
+    cli_print_json(ast_buf_view(&out));
+}
+
+/* No daemon is an answer, not a failure, unless --exit-code asks. */
+static int no_daemon(struct cli *cli, const char *text)
+{
+    if (cli_format(cli) == CLI_JSON)
+        puts("{\n  \"running\": false\n}");
+    else
+        cli_info("%s", text);
+    return cli_value(cli, "exit-code") ? CLI_FAILED : CLI_OK;
+}
+
+int cmd_status(struct cli *cli)
+{
+    AST_AUTO(ast_uplink_frame_done) struct ast_uplink_frame f = { 0 };
+    struct ast_err err = AST_ERR_INIT;
+    const struct ast_json *status;
+    enum cli_daemon_state state = cli_daemon_probe(cli, &err);
+
+    if (!cli->has_home)
+        return cli_error(&err);
+    if (state == CLI_DAEMON_NONE)
+        return no_daemon(cli, "No Astrid daemon is running.");
+    if (state != CLI_DAEMON_UP || get_status(cli, &f, &status, &err)) {
+        cli_warning("Daemon socket exists but connection failed. It may be starting up or in a bad state.");
+        if (cli->verbose)
+            cli_note("%s", err.msg);
+        return cli_value(cli, "exit-code") ? CLI_FAILED : CLI_OK;
+    }
+    if (cli_format(cli) == CLI_JSON)
+        print_value(status);
+    else
+        print_status(status);
+    return CLI_OK;
+}
+
+/* For ps and who: CLI_OK with *ret NULL means "no daemon", already told. */
+static int status_or_tell(struct cli *cli, struct ast_uplink_frame *f, const struct ast_json **ret)
+{
+    struct ast_err err = AST_ERR_INIT;
+    enum cli_daemon_state state = cli_daemon_probe(cli, &err);
+
+    *ret = NULL;
+    if (!cli->has_home)
+        return cli_error(&err);
+    if (state == CLI_DAEMON_NONE) {
+        if (cli_format(cli) == CLI_JSON)
+            puts("[]");
+        else
+            cli_info("No Astrid daemon is running.");
+        return CLI_OK;
+    }
+    if (state != CLI_DAEMON_UP || get_status(cli, f, ret, &err)) {
+        *ret = NULL;
+        ast_wrap(&err, AST_E_IO, "Failed to connect to daemon");
+        return cli_error(&err);
+    }
+    return CLI_OK;
+}
+
+int cmd_ps(struct cli *cli)
+{
+    AST_AUTO(ast_uplink_frame_done) struct ast_uplink_frame f = { 0 };
+    AST_AUTO(ast_buf_done) struct ast_buf out = AST_BUF_INIT(1024u * 1024);
+    const struct ast_json *status, *one;
+    int exit_status = status_or_tell(cli, &f, &status);
+    struct ast_jw w = AST_JW_INIT(&out);
+    struct ast_str unused, id;
+
+    if (!status)
+        return exit_status;
+    struct ast_json_iter it = AST_JSON_ITER(ast_json_member(status, "loaded_capsules"));
+    bool json = cli_format(cli) == CLI_JSON;
+    if (!json)
+        printf("%-28s %s\n", "CAPSULE", "STATE");
+    ast_jw_array(&w);
+    while (ast_json_next(&it, &unused, &one)) {
+        if (!ast_json_string(one, &id))
+            continue;
+        if (!json)
+            printf("%-28.*s ready\n", AST_STR_ARG(id));
+        ast_jw_object(&w);
+        ast_jw_kv_string(&w, "capsule", id);
+        ast_jw_kv_string(&w, "state", AST_STR("ready"));
+        ast_jw_end(&w);
+    }
+    ast_jw_end(&w);
+    if (json)
+        cli_print_json(ast_buf_view(&out));
+    return CLI_OK;
+}
+
+int cmd_who(struct cli *cli)
+{
+    AST_AUTO(ast_uplink_frame_done) struct ast_uplink_frame f = { 0 };
+    AST_AUTO(ast_buf_done) struct ast_buf out = AST_BUF_INIT(1024u * 1024);
+    const struct ast_json *status, *one;
+    int exit_status = status_or_tell(cli, &f, &status);
+    struct ast_jw w = AST_JW_INIT(&out);
+    struct ast_str unused;
+    size_t rows = 0;
+
+    if (!status)
+        return exit_status;
+    struct ast_json_iter it = AST_JSON_ITER(ast_json_member(status, "connections_by_principal"));
+    bool json = cli_format(cli) == CLI_JSON;
+    ast_jw_array(&w);
+    while (ast_json_next(&it, &unused, &one)) {
+        struct ast_str principal = ast_json_str_or(one, AST_STR("principal"), AST_STR("?"));
+        uint64_t count = 0;
+        (void)ast_json_u64(ast_json_member(one, "count"), &count); /* a row without count is none */
+        for (; count; count--, rows++) {
+            if (!json && rows == 0)
+                printf("%-24s %-12s %s\n", "AGENT", "PLATFORM", "STATE");
+            if (!json)
+                printf("%-24.*s %-12s active\n", AST_STR_ARG(principal), "cli");
+            ast_jw_object(&w);
+            ast_jw_kv_string(&w, "agent", principal);
+            ast_jw_kv_string(&w, "platform", AST_STR("cli"));
+            ast_jw_end(&w);
+        }
+    }
+    ast_jw_end(&w);
+    if (json)
+        cli_print_json(ast_buf_view(&out));
+    else if (rows == 0)
+        cli_info("No clients connected.");
+    return CLI_OK;
+}

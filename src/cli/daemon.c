@@ -1,0 +1,184 @@
+/* The daemon as the command line sees it: a socket file, a lock, a readiness file. */
+#include "cli/daemon.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdlib.h>
+#include <sys/file.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/fs.h"
+#include "base/time.h"
+#include "base/banned.h"
+
+#define READY_WAIT_MS 10000
+#define READY_POLL_MS 10
+
+static void nap_ms(int ms)
+{
+    (void)poll(NULL, 0, ms); /* an early wake only polls once more */
+}
+
+enum cli_daemon_state cli_daemon_probe(struct cli *cli, struct ast_err *err)
+{
+    enum ast_rc rc = cli_home(cli, err);
+    AST_AUTO(ast_cfree) char *path = rc ? NULL : ast_home_path(&cli->home, AST_HOME_SOCKET);
+    AST_AUTO(ast_fs_close) int fd = -1;
+    struct sockaddr_un addr = { .sun_family = AF_UNIX };
+
+    if (rc || !path)
+        return CLI_DAEMON_UNCLEAR;
+    if (!ast_fs_exists(path))
+        return CLI_DAEMON_NONE;
+    if (strlen(path) >= sizeof addr.sun_path) {
+        (void)ast_fail(err, AST_E_INVALID, "socket path is too long: %s", path);
+        return CLI_DAEMON_UNCLEAR;
+    }
+    memcpy(addr.sun_path, path, strlen(path));
+    fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd >= 0 && connect(fd, (const struct sockaddr *)&addr, sizeof addr) == 0)
+        return CLI_DAEMON_UP;
+    if (fd >= 0 && errno == ECONNREFUSED)
+        return CLI_DAEMON_STALE;
+    (void)ast_fail_errno(err, AST_E_IO, errno, "Failed to check socket");
+    return CLI_DAEMON_UNCLEAR;
+}
+
+enum ast_rc cli_daemon_clean(struct cli *cli, struct ast_err *err)
+{
+    AST_AUTO(ast_cfree) char *lock = ast_home_path(&cli->home, AST_HOME_LOCK);
+    AST_AUTO(ast_cfree) char *sock = ast_home_path(&cli->home, AST_HOME_SOCKET);
+    AST_AUTO(ast_cfree) char *ready = ast_home_path(&cli->home, AST_HOME_READY);
+    AST_AUTO(ast_fs_close) int fd = lock ? open(lock, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600) : -1;
+
+    if (fd < 0 || !sock || !ready)
+        return ast_fail_errno(err, AST_E_IO, errno, "open the singleton lock");
+    /* Whoever holds the lock is alive, whatever its socket looks like. */
+    if (flock(fd, LOCK_EX | LOCK_NB))
+        return ast_fail(err, AST_E_BUSY, "a daemon holds the singleton lock %s but does not answer", lock);
+    unlink(sock);
+    unlink(ready);
+    return AST_OK;
+}
+
+bool cli_daemon_wait_gone(struct cli *cli, int64_t ms)
+{
+    AST_AUTO(ast_cfree) char *path = ast_home_path(&cli->home, AST_HOME_SOCKET);
+    int64_t deadline = ast_mono_ns() + ms * AST_NS_PER_MS;
+
+    while (path && ast_fs_exists(path)) {
+        if (ast_mono_ns() >= deadline)
+            return false;
+        nap_ms(READY_POLL_MS);
+    }
+    return path != NULL;
+}
+
+/* A session of its own: Ctrl-C in this terminal is not for the daemon. */
+static enum ast_rc spawn_detached(const char *program, char *const argv[], pid_t *ret, struct ast_err *err)
+{
+    posix_spawnattr_t attr;
+    posix_spawn_file_actions_t files;
+    extern char **environ;
+
+    posix_spawnattr_init(&attr);
+    posix_spawn_file_actions_init(&files);
+    int e = posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSID);
+    for (int fd = 0; !e && fd <= 2; fd++)
+        e = posix_spawn_file_actions_addopen(&files, fd, "/dev/null", O_RDWR, 0);
+    if (!e)
+        e = posix_spawn(ret, program, &files, &attr, argv, environ);
+    posix_spawn_file_actions_destroy(&files);
+    posix_spawnattr_destroy(&attr);
+    return e ? ast_fail_errno(err, AST_E_IO, e, "start %s", program) : AST_OK;
+}
+
+static enum ast_rc wait_ready(struct cli *cli, pid_t pid, const char *ready, struct ast_err *err)
+{
+    int64_t deadline = ast_mono_ns() + READY_WAIT_MS * AST_NS_PER_MS;
+    int status;
+
+    while (!ast_fs_exists(ready)) {
+        if (waitpid(pid, &status, WNOHANG) == pid) {
+            if (WIFSIGNALED(status))
+                return ast_fail(err, AST_E_IO, "Daemon exited prematurely (signal %d). Check logs: %s/log",
+                                WTERMSIG(status), cli->home.root);
+            return ast_fail(err, AST_E_IO, "Daemon exited prematurely (exit status: %d). Check logs: %s/log",
+                            WEXITSTATUS(status), cli->home.root);
+        }
+        if (ast_mono_ns() >= deadline) {
+            kill(pid, SIGKILL);
+            waitpid(pid, &status, 0);
+            return ast_fail(err, AST_E_TIMEOUT, "Daemon failed to become ready within 10 seconds. Check logs: %s/log",
+                            cli->home.root);
+        }
+        nap_ms(READY_POLL_MS);
+    }
+    return AST_OK;
+}
+
+enum ast_rc cli_daemon_spawn(struct cli *cli, bool ephemeral, struct ast_err *err)
+{
+    AST_AUTO(ast_cfree) char *program = NULL;
+    AST_AUTO(ast_cfree) char *ready = NULL;
+    AST_AUTO(ast_cfree) char *cwd = getcwd(NULL, 0);
+    pid_t pid;
+    enum ast_rc rc = cli_home(cli, err);
+
+    if (!rc)
+        rc = cli_companion("astrid-daemon", &program, err);
+    if (rc)
+        return rc;
+    ready = ast_home_path(&cli->home, AST_HOME_READY);
+    if (!ready || !cwd)
+        return ast_fail(err, AST_E_NO_MEMORY, "start the daemon");
+    unlink(ready);
+    char *const argv[] = { program, (char[]){ "--workspace" }, cwd, ephemeral ? (char[]){ "--ephemeral" } : NULL, NULL };
+    rc = spawn_detached(program, argv, &pid, err);
+    return rc ? rc : wait_ready(cli, pid, ready, err);
+}
+
+enum ast_rc cli_daemon_connect(struct cli *cli, struct ast_uplink_client **ret, struct ast_err *err)
+{
+    enum cli_daemon_state state = cli_daemon_probe(cli, err);
+    enum ast_rc rc = AST_OK;
+
+    if (state == CLI_DAEMON_UNCLEAR)
+        return err->rc ? err->rc : AST_E_IO;
+    if (state == CLI_DAEMON_STALE) {
+        cli_note("Found dead socket. Cleaning up and restarting daemon...");
+        rc = cli_daemon_clean(cli, err);
+    }
+    if (!rc && state != CLI_DAEMON_UP) {
+        cli_note("Booting Astrid daemon...");
+        rc = cli_daemon_spawn(cli, /* ephemeral= */ true, err);
+    }
+    return rc ? rc : ast_uplink_connect(&cli->home, ret, err);
+}
+
+enum ast_rc cli_request(struct cli *cli, struct ast_uplink_client *c, const char *suffix, struct ast_str request,
+                        int64_t timeout_ms, struct ast_uplink_frame *frame, const struct ast_json **ret,
+                        struct ast_err *err)
+{
+    struct ast_principal who;
+    struct ast_str status, text;
+    enum ast_rc rc = cli_principal(cli, &who, err);
+
+    if (!rc)
+        rc = ast_uplink_request(c, ast_str_c(suffix), request, ast_principal_str(&who), timeout_ms, frame, err);
+    if (rc)
+        return rc;
+    const struct ast_json *data = ast_json_member(frame->payload, "data");
+    if (!ast_json_string(ast_json_member(frame->payload, "status"), &status))
+        return ast_fail(err, AST_E_PROTOCOL, "unexpected response from kernel: no status");
+    if (ast_str_is(status, "Error") && ast_json_string(data, &text))
+        return ast_fail(err, AST_E_DENIED, "kernel rejected request: " AST_STR_FMT, AST_STR_ARG(text));
+    *ret = data;
+    return AST_OK;
+}
