@@ -1,7 +1,8 @@
 /* Publish rate limiter: one-second fixed windows of bytes per key (spec 04 §5.4).
  *
  * One object per loaded capsule; the key is the stamped principal. Above 1000 buckets, buckets whose
- * window is over are dropped at most once a minute. Threads: any.
+ * window is over are dropped at most once a minute. 100 000 keys within one second is the end: new ones
+ * are refused. Threads: any.
  */
 #pragma once
 

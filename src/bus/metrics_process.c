@@ -1,0 +1,139 @@
+/* The process_* metrics, read from the kernel at scrape time. What cannot be read is left out. */
+#include "bus/metrics_priv.h"
+
+#include <dirent.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include "base/auto.h"
+
+#include "base/banned.h"
+
+enum process_fact {
+    CPU_SECONDS,
+    OPEN_FDS,
+    MAX_FDS,
+    VIRTUAL_BYTES,
+    VIRTUAL_MAX_BYTES,
+    RESIDENT_BYTES,
+    START_SECONDS,
+    THREADS,
+    FACT_COUNT
+};
+_Static_assert(FACT_COUNT == BUS_PROCESS_METRICS, "one row per fact");
+
+static const struct bus_process_metric rows[FACT_COUNT] = {
+    [CPU_SECONDS] = { "process_cpu_seconds_total", "Total user and system CPU time spent in seconds.",
+                      .is_counter = true },
+    [OPEN_FDS] = { "process_open_fds", "Number of open file descriptors." },
+    [MAX_FDS] = { "process_max_fds", "Maximum number of open file descriptors." },
+    [VIRTUAL_BYTES] = { "process_virtual_memory_bytes", "Virtual memory size in bytes." },
+    [VIRTUAL_MAX_BYTES] = { "process_virtual_memory_max_bytes",
+                            "Maximum amount of virtual memory available in bytes." },
+    [RESIDENT_BYTES] = { "process_resident_memory_bytes", "Resident memory size in bytes." },
+    [START_SECONDS] = { "process_start_time_seconds",
+                        "Start time of the process since unix epoch in seconds." },
+    [THREADS] = { "process_threads", "Number of OS threads in the process." },
+};
+
+static void fclose_auto(FILE **f)
+{
+    if (*f)
+        fclose(*f); /* read only: nothing can be lost */
+}
+
+static void closedir_auto(DIR **d)
+{
+    if (*d)
+        closedir(*d);
+}
+
+static void know(struct bus_process_metric *m, uint64_t value)
+{
+    m->known = true;
+    m->value = value;
+}
+
+static void read_cpu(struct bus_process_metric *m)
+{
+    struct rusage use;
+    if (getrusage(RUSAGE_SELF, &use))
+        return;
+    long micros = use.ru_utime.tv_usec + use.ru_stime.tv_usec;
+    know(m, (uint64_t)(use.ru_utime.tv_sec + use.ru_stime.tv_sec + micros / 1000000));
+}
+
+static void read_open_fds(struct bus_process_metric *m)
+{
+    AST_AUTO(closedir) DIR *dir = opendir("/proc/self/fd");
+    if (!dir)
+        return;
+    uint64_t count = 0;
+    for (const struct dirent *e; (e = readdir(dir));)
+        count += e->d_name[0] != '.';
+    know(m, count - 1); /* without the one that reads the directory */
+}
+
+static void read_limit(struct bus_process_metric *m, __rlimit_resource_t what)
+{
+    struct rlimit limit;
+    if (!getrlimit(what, &limit))
+        know(m, limit.rlim_cur);
+}
+
+static void read_memory(struct bus_process_metric *facts)
+{
+    AST_AUTO(fclose) FILE *f = fopen("/proc/self/statm", "re");
+    unsigned long size, resident;
+    long page = sysconf(_SC_PAGESIZE);
+    if (!f || page <= 0 || fscanf(f, "%lu %lu", &size, &resident) != 2)
+        return;
+    know(&facts[VIRTUAL_BYTES], (uint64_t)size * (uint64_t)page);
+    know(&facts[RESIDENT_BYTES], (uint64_t)resident * (uint64_t)page);
+}
+
+/* Seconds since 1970 at which the machine started; 0: unknown. */
+static uint64_t boot_seconds(void)
+{
+    AST_AUTO(fclose) FILE *f = fopen("/proc/stat", "re");
+    char line[256];
+    unsigned long long boot;
+    while (f && fgets(line, sizeof line, f))
+        if (sscanf(line, "btime %llu", &boot) == 1)
+            return boot;
+    return 0;
+}
+
+static void read_stat(struct bus_process_metric *facts)
+{
+    AST_AUTO(fclose) FILE *f = fopen("/proc/self/stat", "re");
+    char line[1024];
+    if (!f || !fgets(line, sizeof line, f))
+        return;
+    /* The second field is the program's name in brackets and may hold anything: start behind it. */
+    const char *rest = strrchr(line, ')');
+    unsigned long threads;
+    unsigned long long start_ticks;
+    if (!rest || sscanf(rest + 1, " %*c %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %lu %*s %llu",
+                        &threads, &start_ticks) != 2)
+        return;
+    know(&facts[THREADS], threads);
+    long hz = sysconf(_SC_CLK_TCK);
+    uint64_t boot = boot_seconds();
+    if (hz > 0 && boot > 0)
+        know(&facts[START_SECONDS], boot + start_ticks / (uint64_t)hz);
+}
+
+void bus_process_read(struct bus_process_metric ret[static BUS_PROCESS_METRICS])
+{
+    memcpy(ret, rows, sizeof rows);
+    read_cpu(&ret[CPU_SECONDS]);
+    read_open_fds(&ret[OPEN_FDS]);
+    read_limit(&ret[MAX_FDS], RLIMIT_NOFILE);
+    read_limit(&ret[VIRTUAL_MAX_BYTES], RLIMIT_AS);
+    read_memory(ret);
+    read_stat(ret);
+}
