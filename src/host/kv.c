@@ -11,7 +11,7 @@
 
 #include "base/banned.h"
 
-#define NS_MAX (AST_PRINCIPAL_MAX + 512u) /* capsule ids are bounded by file names */
+#define NS_MAX AST_STORE_MAX_NS
 
 /* --- Errors -------------------------------------------------------------------------------------- */
 
@@ -28,16 +28,6 @@ static int fail(struct ast_abi *a, struct ast_kv_error *reterr, enum ast_rc rc, 
         reterr->u.unknown = host_text(a, "%s: storage error: %s", fn, err->msg[0] ? err->msg : ast_rc_text(rc));
     }
     return AST_ABI_ERR;
-}
-
-static bool has_nul(struct ast_str s)
-{
-    return ast_str_find_byte(s, '\0') != AST_STR_NPOS;
-}
-
-static enum ast_rc check_prefix(struct ast_str prefix, struct ast_err *err)
-{
-    return has_nul(prefix) ? ast_fail(err, AST_E_INVALID, "prefix has a NUL") : AST_OK;
 }
 
 /* --- The namespace of the running call ----------------------------------------------------------- */
@@ -192,9 +182,7 @@ int ast_kv_kv_clear_prefix(struct ast_abi *a, struct ast_str prefix, uint64_t *r
 {
     struct ast_err err = AST_ERR_INIT;
     struct ast_kv_op op = { .kind = AST_KV_CLEAR, .key = prefix };
-    enum ast_rc rc = check_prefix(prefix, &err);
-    if (!rc)
-        rc = change(a, &op, ret, &err);
+    enum ast_rc rc = change(a, &op, ret, &err);
     return rc ? fail(a, reterr, rc, "kv_clear_prefix", &err) : AST_ABI_OK;
 }
 
@@ -215,17 +203,13 @@ static enum ast_rc get(struct ast_host_call *call, struct ast_str key, struct as
 {
     struct ns ns;
     enum ast_rc rc = ns_of(call, &ns, err);
-    if (!rc)
-        rc = ast_kv_check_key(key, err);
     if (rc)
         return rc;
-    if (ast_str_starts(key, AST_KV_SECRET_PREFIX))
-        return AST_OK; /* spec 05 §8.3: not there, for a guest */
     struct host_context *ctx = host_context(call);
     if (!ctx)
         return ast_fail(err, AST_E_NO_MEMORY, "%s", ast_rc_text(AST_E_NO_MEMORY));
     ast_buf_reset(&ctx->scratch);
-    rc = ast_store_get(call->env->host->store, ns_str(&ns), key, &ctx->scratch, &ret->has, err);
+    rc = ast_kv_get(call->env->host->store, ns_str(&ns), key, /* guest= */ true, &ctx->scratch, &ret->has, err);
     if (!rc && ret->has)
         ret->v = ast_buf_view(&ctx->scratch);
     return rc;
@@ -260,8 +244,6 @@ static enum ast_rc list(struct ast_abi *a, struct ast_str prefix, struct ast_str
     struct ast_host_call *call = host_call(a);
     struct ns ns;
     enum ast_rc rc = ns_of(call, &ns, err);
-    if (!rc)
-        rc = check_prefix(prefix, err);
     if (rc)
         return rc;
     struct listing l = { .arena = ast_abi_arena(a), .keys = ret };
