@@ -1,0 +1,197 @@
+#!/usr/bin/env python3
+"""Boot, runtime files, shutdown (spec 01 §2, §3, §16)."""
+import os
+import signal
+import socket
+import stat
+import subprocess
+import tempfile
+import time
+
+import harness
+from harness import Case, Daemon, check, equal, program, wait_for
+
+
+def mode(path):
+    return stat.S_IMODE(os.lstat(path).st_mode)
+
+
+def failed_start(daemon, seconds=20):
+    """Exit status and stderr of a daemon that must not come up."""
+    daemon.spawn()
+    out, err = daemon.proc.communicate(timeout=seconds)
+    code = daemon.proc.returncode
+    daemon.proc = None
+    return code, err.decode()
+
+
+class Home(Case):
+    daemon = {}
+
+    def c01_02_directories_are_private(self):
+        for name in ["", "etc", "etc/hooks", "var", "run", "log", "keys", "bin", "wit", "home", "home/default",
+                     "home/default/.local", "home/default/.config"]:
+            equal(mode(self.d.path(name)), 0o700, name or ".")
+
+    def c01_03_layout_version_is_one(self):
+        with open(self.d.path("etc/layout-version"), "rb") as f:
+            equal(f.read(), b"1")
+
+    def c01_04_token_form_and_mode(self):
+        with open(self.d.path("run/system.token")) as f:
+            token = f.read()
+        equal(len(token), 64)
+        check(all(c in "0123456789abcdef" for c in token), token)
+        equal(mode(self.d.path("run/system.token")), 0o600)
+
+    def c01_05_second_daemon_exits_naming_the_lock(self):
+        second = Daemon(home=self.d.home)
+        began = time.monotonic()
+        code, err = failed_start(second)
+        equal(code, 1)
+        check("Another kernel instance is already running (singleton lock held)" in err, err)
+        check(time.monotonic() - began < 2, "took too long")
+        self.d.client().close()
+
+    def c01_50_runtime_key_and_default_profile(self):
+        path = self.d.path("keys/runtime.key")
+        equal(os.path.getsize(path), 32)
+        equal(mode(path), 0o600)
+        with open(self.d.path("etc/profiles/default.toml")) as f:
+            check('groups = ["admin"]' in f.read())
+
+    def c01_52_log_file_has_the_utc_date(self):
+        name = time.strftime("astrid.%Y-%m-%d.log", time.gmtime())
+        check(os.path.exists(self.d.path("log", name)), name)
+        check("Kernel booted successfully" in self.d.log())
+
+
+class Stop(Case):
+    def set_up(self):
+        self.d = Daemon()
+
+    def c01_11_graceful_stop_cleans_up(self):
+        self.d.start()
+        first = self.d.client().token()
+        equal(self.d.stop(), 0)
+        for name in ["run/system.sock", "run/system.token", "run/system.ready"]:
+            check(not os.path.lexists(self.d.path(name)), name)
+        check(os.path.exists(self.d.path("run/system.lock")))
+        self.d.start()
+        check(self.d.client().token() != first, "the token must change at each boot")
+        equal(self.d.stop(signal.SIGINT), 0)
+
+    def c01_10_sigkill_leaves_nothing_in_the_way(self):
+        self.d.start()
+        self.d.kill()
+        check(os.path.exists(self.d.path("run/system.sock")))
+        self.d.start()
+        self.d.client().close()
+        equal(self.d.stop(), 0)
+
+    def c01_07_stale_socket_and_symlink_are_replaced(self):
+        path = self.d.path("run/system.sock")
+        target = self.d.path("precious")
+        with open(target, "w") as f:
+            f.write("keep")
+        os.symlink(target, path)
+        self.d.start()
+        equal(self.d.stop(), 0)
+        with open(target) as f:
+            equal(f.read(), "keep")
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listener.bind(path)
+        listener.listen()
+        code, err = failed_start(self.d)
+        equal(code, 1)
+        check("Another kernel instance is already running on this socket" in err, err)
+        listener.close()
+        os.unlink(path)
+
+    def c01_12_failed_boot_leaves_no_runtime_files(self):
+        with open(self.d.path("etc/groups.toml"), "w") as f:
+            f.write("[groups.ops\n")
+        code, err = failed_start(self.d)
+        equal(code, 1)
+        check("Failed to load groups config" in err, err)
+        for name in ["run/system.sock", "run/system.token", "run/system.ready"]:
+            check(not os.path.lexists(self.d.path(name)), name)
+        os.unlink(self.d.path("etc/groups.toml"))
+
+    def c01_53_sigterm_during_boot_removes_socket_and_token(self):
+        self.d.spawn()
+        wait_for(lambda: os.path.exists(self.d.path("run/system.token")), what="token")
+        equal(self.d.stop(), 0)
+        for name in ["run/system.sock", "run/system.token", "run/system.ready"]:
+            check(not os.path.lexists(self.d.path(name)), name)
+
+
+class Options(Case):
+    def set_up(self):
+        self.d = Daemon()
+
+    def run_with(self, *words, **env):
+        return subprocess.run([program("astrid-daemon"), *words], env=dict(self.d.env, **env), stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=20)
+
+    def help_and_version_exit_zero(self):
+        for word in ["--help", "--version"]:
+            done = self.run_with(word)
+            equal(done.returncode, 0)
+            check(done.stdout)
+
+    def bad_options_exit_two_with_a_reason(self):
+        for words, text in [(["--host-io-concurrency", "0"], "must be >= 1 (a concurrency ceiling of 0 would wedge the gate)"),
+                            (["--host-blocking-concurrency", "x"], "not a valid concurrency value"),
+                            (["--instance-pool-size", "0"], "must be >= 1"), (["--nonsense"], "")]:
+            done = self.run_with(*words)
+            equal(done.returncode, 2, words)
+            check(text in done.stderr, done.stderr)
+
+    def a_bad_session_exits_one(self):
+        done = self.run_with("--session", "x")
+        equal(done.returncode, 1)
+        check("Error: Invalid UUID format" in done.stderr, done.stderr)
+
+    def c01_01_home_variable_is_checked(self):
+        for value, text in [("", "ASTRID_HOME must be an absolute path"), ("rel/x", "ASTRID_HOME must be an absolute path"),
+                            ("/tmp/../x", "ASTRID_HOME must not contain '..' path components")]:
+            done = self.run_with(ASTRID_HOME=value)
+            equal(done.returncode, 1)
+            check(text in done.stderr, done.stderr)
+
+    def c01_08_a_long_socket_path_aborts(self):
+        deep = os.path.join(tempfile.mkdtemp(prefix="astrid-e2e-"), "x" * 100)
+        os.mkdir(deep, 0o700)
+        done = self.run_with(ASTRID_HOME=deep)
+        equal(done.returncode, 1)
+        check("exceeding the platform limit of 108 bytes" in done.stderr, done.stderr)
+
+    def c05_59_zero_in_a_file_is_refused_and_flags_win(self):
+        os.makedirs(self.d.path("etc"), exist_ok=True)
+        with open(self.d.path("etc/config.toml"), "w") as f:
+            f.write("[capsule]\ninstance_pool_size = 0\n")
+        done = self.run_with()
+        equal(done.returncode, 1)
+        check("Validation error in field 'capsule.instance_pool_size'" in done.stderr, done.stderr)
+        os.unlink(self.d.path("etc/config.toml"))
+
+
+class Idle(Case):
+    def set_up(self):
+        self.d = Daemon(args=["--ephemeral"], env={"ASTRID_IDLE_TIMEOUT_SECS": "1"})
+
+    def c01_43_an_ephemeral_daemon_ends_when_nobody_is_left(self):
+        self.d.start()
+        client = self.d.client()
+        status = client.request("GetStatus")
+        equal(status["data"]["ephemeral"], True)
+        time.sleep(7.5)  # longer than the idle time: an open socket keeps it up
+        check(self.d.proc.poll() is None, "it left although a client is connected")
+        client.close()
+        wait_for(lambda: self.d.proc.poll() is not None, 10, "idle exit")
+        equal(self.d.proc.returncode, 0)
+        check("Idle timeout reached, initiating shutdown" in self.d.log())
+
+
+harness.main()
