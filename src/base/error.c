@@ -47,6 +47,7 @@ static void mark_cut(char msg[static AST_ERR_MSG_BYTES])
 }
 
 /* Formats into a buffer of its own first: the arguments may point into err->msg. */
+AST_PRINTF(3, 0)
 static void format(char out[static AST_ERR_MSG_BYTES], const char *tail, const char *fmt,
                    va_list args)
 {

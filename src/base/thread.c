@@ -31,14 +31,12 @@ static void rank_push(const struct ast_lock *l)
 /* Locks may be released in any order. */
 static void rank_pop(const struct ast_lock *l)
 {
-    for (unsigned i = held.n; i-- > 0;) {
-        if (held.rank[i] == l->rank) {
-            memmove(&held.rank[i], &held.rank[i + 1], (held.n - i - 1) * sizeof held.rank[0]);
-            held.n--;
-            return;
-        }
-    }
-    AST_ASSERT(!"a lock was released that this thread had not taken");
+    unsigned i = held.n;
+    while (i > 0 && held.rank[i - 1] != l->rank)
+        i--;
+    AST_ASSERT(i > 0); /* else this thread had not taken it */
+    memmove(&held.rank[i - 1], &held.rank[i], (held.n - i) * sizeof held.rank[0]);
+    held.n--;
 }
 
 /* --- Locks --------------------------------------------------------------------------------- */
