@@ -297,7 +297,7 @@ enum ast_rc wasm_core_scan(struct wasm_reader module, struct wasm_core *ret, str
     struct wasm_core c = { .body = module };
     uint8_t rank = 0;
     while (wasm_reader_left(&module)) {
-        uint8_t id;
+        uint8_t id = 0;
         struct wasm_reader payload;
         rc = next_section(&module, &rank, &id, &payload, err);
         if (!rc && sections[id].scan)
