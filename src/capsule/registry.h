@@ -24,7 +24,10 @@ struct ast_capsules_config {
     struct ast_uuid session;    /* source of capsules_loaded */
     unsigned pool_max;          /* 0: spec 05 §17.1 */
     unsigned blocking_max, io_max; /* 0: spec 05 §22.1 */
+    bool allow_duplicate_roles; /* two capsules may serve one role topic (spec 10 §30.4) */
 };
+
+#define AST_CAPSULES_READY_MS 500 /* readiness wait of a group, spec 04 §20 */
 
 AST_MUST_CHECK
 enum ast_rc ast_capsules_new(const struct ast_capsules_config *cfg, struct ast_capsules **ret,
@@ -55,7 +58,7 @@ void ast_capsules_trim(struct ast_capsules *c, int64_t now_ns);
 struct ast_capsule_row {
     struct ast_str id, version; /* borrowed during the visit */
     const struct ast_manifest *manifest;
-    const struct ast_host_env *env; /* NULL: not running (failed) */
+    const struct ast_host_env *env; /* NULL: it could not be loaded */
     bool is_run_loop, failed;
     struct ast_pool_stats pool;
     uint64_t calls, traps, restarts, dropped;
@@ -68,6 +71,8 @@ bool ast_capsules_have_uplink_tables(struct ast_capsules *c); /* any [[uplink]]:
 /* Totals of one principal since start (spec 05 §23.2, §24). Unknown: 0. */
 uint64_t ast_capsules_fuel_total(struct ast_capsules *c, struct ast_str principal);
 uint64_t ast_capsules_memory_peak(struct ast_capsules *c, struct ast_str principal);
+/* A deleted principal's totals go with it. */
+void ast_capsules_forget_principal(struct ast_capsules *c, struct ast_str principal);
 
 /* Runs an install or upgrade hook (spec 05 §21): fits ast_install_options.run_hook with the registry as its arg. */
 enum ast_rc ast_capsules_run_install_hook(void *capsules, const struct ast_manifest *m, struct ast_str wasm,

@@ -1,0 +1,564 @@
+/* From an event to finished handler calls.
+ *
+ * On the publisher's thread: look up the handlers, append a reference to each mailbox, wake a worker where the mailbox
+ * slept. Nothing there waits, allocates more than a mailbox, or touches a guest.
+ *
+ * On a worker, per item:
+ *
+ *   admit (profile, enabled, fuel rate) -> lease -> call -> done -> settle -> next item
+ *                                            |
+ *                                            +-- pool is busy: parked as the pool's waiter, no thread held
+ *
+ * Two or more handlers whose priorities differ form a chain: one item that travels from mailbox to mailbox and
+ * carries the payload. differs: handlers of one priority are independent calls (spec 04 §9.7).
+ */
+#include "capsule/dispatch_priv.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "base/log.h"
+#include "base/time.h"
+#include "capsule/registry_priv.h"
+
+#include "base/banned.h"
+
+#define TARGET "astrid.dispatch"
+
+/* Owner: the mailbox item that holds it. */
+struct chain {
+    struct mailbox_chain box;
+    struct capsule_dispatch *dispatch;
+    struct ast_msg *msg;          /* owned reference */
+    struct capsule_handlers *set; /* owned reference */
+    struct ast_str payload;       /* of the next step: the message's body or `replaced` */
+    char *replaced;               /* owned */
+    size_t at, n;
+    const struct capsule_handler *steps[]; /* in order; borrowed from `set` */
+};
+
+static void invoke(struct mailbox *m);
+static void advance(struct mailbox *m, enum seat_outcome outcome);
+
+static struct capsule_dispatch *dispatch_of(const struct mailbox *m)
+{
+    return m->table->arg;
+}
+
+static struct ast_capsules *registry_of(const struct mailbox *m)
+{
+    return dispatch_of(m)->owner;
+}
+
+/* --- Putting events into mailboxes (publisher's thread) ---------------------------------------- */
+
+static void log_refused(struct capsule_seat *seat, const struct ast_msg *msg, enum mailbox_put put)
+{
+    uint64_t held;
+
+    if (put == MAILBOX_NO_MEMORY) {
+        seat_dropped(seat, SEAT_DROP_NO_MEMORY);
+        ast_log_fields(AST_LOG_ERROR, TARGET, "Out of memory, dropping event", AST_F_STR("capsule_id", seat->id),
+                       AST_F_STR("topic", msg->topic));
+        return;
+    }
+    seat_dropped(seat, SEAT_DROP_QUEUE_FULL);
+    if (log_gate_pass(&seat->full_gate, ast_mono_ns(), &held))
+        ast_log_fields(AST_LOG_WARN, TARGET,
+                       "Capsule dispatch queue full, dropping event (backpressure): no available capacity",
+                       AST_F_STR("capsule_id", seat->id), AST_F_STR("topic", msg->topic),
+                       AST_F_U64("not_logged", held));
+}
+
+static bool put(struct capsule_dispatch *d, struct ast_str principal, const struct mailbox_item *item,
+                enum mailbox_put_kind kind)
+{
+    struct capsule_seat *seat = item->handler->seat;
+    bool degraded;
+    uint64_t held;
+
+    enum mailbox_put result = mailboxes_put(&d->boxes, seat, principal, item, kind, &degraded);
+    /* From here on the item may be done and gone: only refused ones are still ours. */
+    if (degraded && log_gate_pass(&seat->degraded_gate, ast_mono_ns(), &held))
+        ast_log_fields(AST_LOG_ERROR, "astrid.audit.ipc",
+                       "dispatcher: per-principal queue cap exceeded; degrading to shared queue", AST_F_SECURITY,
+                       AST_F_STR("capsule", seat->id), AST_F_U64("principal_key_count", MAILBOX_PER_CAPSULE),
+                       AST_F_U64("not_logged", held));
+    if (result == MAILBOX_QUEUED)
+        return true;
+    log_refused(seat, item->msg, result);
+    return false;
+}
+
+static void deliver(struct capsule_dispatch *d, struct ast_str principal, struct ast_msg *msg,
+                    const struct capsule_handler *handler)
+{
+    capsule_handlers_ref(handler->set);
+    const struct mailbox_item item = { .msg = ast_msg_ref(msg), .handler = handler };
+    if (!put(d, principal, &item, MAILBOX_SINGLE)) {
+        ast_msg_unref(item.msg);
+        capsule_handlers_unref(handler->set);
+    }
+}
+
+static void chain_free(struct chain *c)
+{
+    ast_msg_unref(c->msg);
+    capsule_handlers_unref(c->set);
+    free(c->replaced);
+    free(c);
+}
+
+static void start_chain(struct capsule_dispatch *d, struct ast_str principal, struct ast_msg *msg,
+                        const struct capsule_matches *matches)
+{
+    struct chain *c = malloc(sizeof *c + matches->n * sizeof c->steps[0]);
+    if (!c) {
+        log_refused(matches->v[0]->seat, msg, MAILBOX_NO_MEMORY);
+        return;
+    }
+    *c = (struct chain){
+        .dispatch = d,
+        .msg = ast_msg_ref(msg),
+        .set = capsule_handlers_ref(matches->v[0]->set),
+        .payload = msg->body,
+        .n = matches->n,
+    };
+    for (size_t i = 0; i < matches->n; i++)
+        c->steps[i] = matches->v[i];
+    const struct mailbox_item item = { .msg = c->msg, .handler = c->steps[0], .chain = &c->box };
+    if (!put(d, principal, &item, MAILBOX_CHAIN_START))
+        chain_free(c);
+}
+
+/* The mailbox key: the message's principal; odd ones wait with the system's. */
+static struct ast_str key_of(struct capsule_dispatch *d, const struct ast_msg *msg)
+{
+    uint64_t held;
+
+    if (!msg->is_ipc || !msg->principal.n)
+        return AST_STR_NONE;
+    if (ast_principal_valid(msg->principal))
+        return msg->principal;
+    if (log_gate_pass(d->invalid_gate, ast_mono_ns(), &held))
+        ast_log_fields(AST_LOG_WARN, TARGET, "IPC message has invalid principal string, ignoring",
+                       AST_F_STR("principal", msg->principal), AST_F_U64("not_logged", held));
+    return AST_STR_NONE;
+}
+
+static void on_event(void *arg, struct ast_msg *msg)
+{
+    struct capsule_dispatch *d = arg;
+    struct capsule_matches matches = { .n = 0 };
+    struct capsule_handlers *set = NULL;
+
+    pthread_rwlock_rdlock(&d->swap);
+    if (d->index)
+        capsule_handlers_match(d->index, msg->topic, &matches);
+    if (matches.n)
+        set = capsule_handlers_ref(d->index);
+    pthread_rwlock_unlock(&d->swap);
+    if (matches.lost)
+        ast_log_fields(AST_LOG_ERROR, TARGET, "Out of memory, event misses handlers",
+                       AST_F_STR("topic", msg->topic), AST_F_U64("handlers", matches.lost));
+    if (matches.n) {
+        struct ast_str principal = key_of(d, msg);
+        if (matches.v[0]->priority != matches.v[matches.n - 1]->priority)
+            start_chain(d, principal, msg, &matches);
+        else
+            for (size_t i = 0; i < matches.n; i++)
+                deliver(d, principal, msg, matches.v[i]);
+    }
+    capsule_handlers_unref(set);
+    capsule_matches_done(&matches);
+}
+
+/* --- After a call: what the result means (worker) ---------------------------------------------- */
+
+static struct chain *chain_of(const struct mailbox_item *item)
+{
+    return item->chain ? AST_CONTAINER_OF(item->chain, struct chain, box) : NULL;
+}
+
+static void log_outcome(const struct mailbox *m, enum ast_log_level level, const char *single, const char *chained,
+                        const char *key, struct ast_str value)
+{
+    const struct capsule_handler *h = m->current.handler;
+    ast_log_fields(level, TARGET, m->current.chain ? chained : single, AST_F_STR("capsule_id", h->seat->id),
+                   AST_F_STR("action", h->action), AST_F_STR("topic", m->current.msg->topic), AST_F_STR(key, value));
+}
+
+static enum seat_outcome failed(const struct mailbox *m, struct ast_str error)
+{
+    log_outcome(m, AST_LOG_WARN, "Interceptor invocation failed",
+                "Interceptor invocation failed \xe2\x80\x94 continuing chain", "error", error);
+    return SEAT_OUTCOME_ERROR;
+}
+
+static enum seat_outcome denied(const struct mailbox *m, struct ast_str reason)
+{
+    log_outcome(m, AST_LOG_WARN, "Interceptor: Deny", "Interceptor: Deny \xe2\x80\x94 chain halted", "reason", reason);
+    return SEAT_OUTCOME_DENY;
+}
+
+static enum seat_outcome failedf(const struct mailbox *m, const char *fmt, ...) AST_PRINTF(2, 3);
+static enum seat_outcome failedf(const struct mailbox *m, const char *fmt, ...)
+{
+    char text[AST_ERR_MSG_BYTES + 160];
+    va_list args;
+    va_start(args, fmt);
+    int n = vsnprintf(text, sizeof text, fmt, args);
+    va_end(args);
+    return failed(m, ast_str_n(text, n < 0 ? 0 : AST_MIN((size_t)n, sizeof text - 1)));
+}
+
+/* The data becomes the next step's payload, byte for byte. */
+static void replace_payload(struct chain *c, struct ast_str data)
+{
+    char *copy = ast_str_dup(data);
+    if (!copy) {
+        ast_log_fields(AST_LOG_ERROR, TARGET, "Out of memory, keeping the previous payload",
+                       AST_F_STR("topic", c->msg->topic));
+        return;
+    }
+    free(c->replaced);
+    c->replaced = copy;
+    c->payload = ast_str_n(copy, data.n);
+}
+
+/* spec 04 §10.3; the comparison is exact, unknown words continue. */
+static enum seat_outcome returned(struct mailbox *m, const struct ast_call_result *res)
+{
+    struct chain *c = chain_of(&m->current);
+
+    if (ast_str_is(res->action, "deny") || ast_str_is(res->action, "abort"))
+        return denied(m, res->has_data ? res->data : AST_STR("denied by interceptor"));
+    if (ast_str_is(res->action, "final"))
+        return SEAT_OUTCOME_FINAL;
+    if (c && res->has_data && res->data.n)
+        replace_payload(c, res->data);
+    return SEAT_OUTCOME_CONTINUE;
+}
+
+static enum seat_outcome classify(struct mailbox *m, const struct ast_call_result *res)
+{
+    switch (res->rc) {
+    case AST_OK:
+        return returned(m, res);
+    case AST_E_UNSUPPORTED:
+        seat_dropped(m->seat, SEAT_DROP_UNSUPPORTED);
+        return failedf(m, "Unsupported entry point: capsule does not export `astrid-hook-trigger`: %s", res->error);
+    case AST_E_NO_CAPACITY:
+        return failedf(m, "Not supported: no capsule instance available: %s", res->error);
+    default:
+        atomic_fetch_add_explicit(&m->seat->traps, 1, memory_order_relaxed);
+        return failedf(m, "WASM error: astrid_hook_trigger failed: %s", res->error);
+    }
+}
+
+/* The item is done: on to the chain's next step, on to the mailbox's next item. */
+static void advance(struct mailbox *m, enum seat_outcome outcome)
+{
+    struct chain *c = chain_of(&m->current);
+    struct mailbox *home = NULL;
+
+    ast_metric_add(m->seat->outcomes[outcome], 1);
+    if (!c) {
+        ast_msg_unref(m->current.msg);
+        capsule_handlers_unref(m->current.handler->set);
+    } else {
+        bool more = outcome != SEAT_OUTCOME_DENY && outcome != SEAT_OUTCOME_FINAL;
+        home = c->box.home;
+        while (c && more && ++c->at < c->n) {
+            const struct mailbox_item item = { .msg = c->msg, .handler = c->steps[c->at], .chain = &c->box };
+            if (put(c->dispatch, ast_principal_str(&home->principal), &item, MAILBOX_CHAIN_STEP)) {
+                c = NULL; /* it travels on */
+                home = NULL;
+            }
+        }
+        if (c)
+            chain_free(c);
+    }
+    if (home)
+        mailbox_chain_over(home);
+    mailbox_next(m);
+}
+
+/* --- The call (worker) -------------------------------------------------------------------------- */
+
+static void release_lease(struct mailbox *m, bool clean)
+{
+    struct invocation *call = &m->call;
+    if (call->instance)
+        ast_pool_return(call->capsule->pool, ast_steal(&call->instance), clean);
+    capsule_unref(ast_steal(&call->capsule));
+    ast_profile_unref(ast_steal(&call->profile));
+}
+
+static void charge(struct mailbox *m, const struct ast_call_result *res, int64_t now_ns)
+{
+    struct capsule_ledger *l = registry_of(m)->ledger;
+    struct ast_str principal = ast_principal_str(&m->call.invoking);
+
+    capsule_ledger_charge(l, principal, &m->call.reservation, res->fuel_used, now_ns);
+    if (res->memory_grew)
+        capsule_ledger_grew(l, principal, res->memory_bytes);
+}
+
+static void sample(const struct mailbox *m, const struct ast_call_result *res, int64_t now_ns)
+{
+    const struct invocation *call = &m->call;
+    ast_log_fields(AST_LOG_DEBUG, "astrid.sample", "interceptor invocation", AST_F_STR("capsule", m->seat->id),
+                   AST_F_STR("action", m->current.handler->action),
+                   AST_F_STR("principal", ast_principal_str(&call->invoking)),
+                   AST_F_U64("pool_wait_ms", (uint64_t)((call->leased_ns - call->begin_ns) / AST_NS_PER_MS)),
+                   AST_F_U64("invoke_ms", (uint64_t)((now_ns - call->leased_ns) / AST_NS_PER_MS)),
+                   AST_F_U64("fuel_used", res->fuel_used), AST_F_BOOL("ok", res->rc == AST_OK));
+}
+
+static void on_done(void *user, const struct ast_call_result *res)
+{
+    struct mailbox *m = AST_CONTAINER_OF(user, struct mailbox, call.host);
+    int64_t now_ns = ast_mono_ns();
+
+    charge(m, res, now_ns);
+    ast_metric_observe_ns(m->current.handler->duration, (uint64_t)AST_MAX(now_ns - m->call.begin_ns, 0));
+    atomic_fetch_add_explicit(&m->seat->calls, 1, memory_order_relaxed);
+    sample(m, res, now_ns);
+    enum seat_outcome outcome = classify(m, res); /* while the result's views are alive */
+    ast_host_call_end(&m->call.host);
+    capsule_call_end(m->call.capsule, m->call.ticket);
+    release_lease(m, res->clean);
+    advance(m, outcome);
+}
+
+/* Everything a call that never ran holds. */
+static void hand_back(struct mailbox *m)
+{
+    capsule_ledger_charge(registry_of(m)->ledger, ast_principal_str(&m->call.invoking), &m->call.reservation, 0,
+                          ast_mono_ns());
+    release_lease(m, /* clean= */ true);
+}
+
+static void give_up(struct mailbox *m, enum seat_outcome outcome)
+{
+    hand_back(m);
+    advance(m, outcome);
+}
+
+static struct ast_str payload_of(const struct mailbox *m)
+{
+    const struct chain *c = chain_of(&m->current);
+    return c ? c->payload : m->current.msg->body;
+}
+
+static bool owner_is_exempt(const struct ast_host_env *env)
+{
+    return ast_policy_exempt(env->host->policy, ast_principal_str(&env->owner));
+}
+
+/* differs: a fresh deadline for each call of an uplink capsule; none when its owner is exempt (spec 05 §18). */
+static int64_t deadline_of(const struct capsule *c, const struct ast_quotas *quotas, int64_t now_ns)
+{
+    if (c->is_daemon && owner_is_exempt(&c->env))
+        return AST_NO_DEADLINE;
+    return now_ns + (int64_t)AST_MIN(quotas->max_timeout_secs, UINT64_C(86400)) * AST_NS_PER_SEC;
+}
+
+/* The load behind m->call is on its way out: look again who serves. */
+static void again(struct mailbox *m)
+{
+    hand_back(m);
+    invoke(m);
+}
+
+/* m->call.instance is leased. */
+static void start(struct mailbox *m)
+{
+    struct invocation *call = &m->call;
+    struct capsule *c = call->capsule;
+    struct ast_call *started = NULL;
+    struct ast_msg *caller = m->current.msg->is_ipc ? m->current.msg : NULL;
+    struct ast_err err = AST_ERR_INIT;
+
+    call->leased_ns = ast_mono_ns();
+    if (!capsule_call_begin(c, &call->ticket)) {
+        again(m);
+        return;
+    }
+    const struct ast_call_config config = {
+        .instance = call->instance,
+        .entry = AST_CALL_HOOK,
+        .action = m->current.handler->action,
+        .payload = payload_of(m),
+        .fuel = CAPSULE_FUEL_PER_CALL,
+        .deadline_ns = deadline_of(c, &call->profile->quotas, call->leased_ns),
+        .memory_limit_bytes = call->profile->quotas.max_memory_bytes,
+        .user = &call->host,
+        .on_done = on_done,
+    };
+    call->host = (struct ast_host_call){ .interceptor = true };
+    ast_host_call_begin(&call->host, &c->env, caller, call->profile);
+    ast_profile_unref(ast_steal(&call->profile));
+
+    struct capsule_ticket ticket = call->ticket;
+    AST_AUTO(capsule_unref) struct capsule *held = capsule_ref(c);
+    enum ast_rc rc = ast_call_start(c->env.host->sched, &config, &started, &err);
+    if (!rc) {
+        capsule_call_started(held, ticket, started); /* m is on_done's by now */
+        return;
+    }
+    ast_host_call_end(&call->host);
+    capsule_call_end(c, call->ticket);
+    give_up(m, failedf(m, "Not supported: no capsule instance available: %s", err.msg));
+}
+
+static void on_leased(struct mailbox *m)
+{
+    if (m->call.instance)
+        start(m);
+    else /* the pool closed */
+        again(m);
+}
+
+static void on_granted(struct ast_pool_waiter *w, struct ast_instance *instance)
+{
+    struct mailbox *m = AST_CONTAINER_OF(w, struct mailbox, call.waiter);
+    m->call.instance = instance;
+    mailbox_resume(m, on_leased);
+}
+
+static bool is_exempt(void *arg, struct ast_str principal)
+{
+    return ast_policy_exempt(arg, principal);
+}
+
+/* The profile of the invoking principal, checked. False: *ret_outcome says how the item ends. */
+static bool admit(struct mailbox *m, enum seat_outcome *ret_outcome)
+{
+    struct ast_capsules *r = registry_of(m);
+    struct invocation *call = &m->call;
+    const struct ast_msg *msg = m->current.msg;
+    struct ast_err err = AST_ERR_INIT;
+
+    if (!msg->is_ipc || ast_principal_parse(msg->principal, &call->invoking, NULL) != AST_OK)
+        call->invoking = r->owner;
+    const char *name = call->invoking.name;
+    struct ast_str principal = ast_principal_str(&call->invoking);
+    if (ast_policy_profile(r->host->policy, principal, &call->profile, &err)) {
+        *ret_outcome = failedf(m, "WASM error: principal '%s' profile invalid: %s", name, err.msg);
+        return false;
+    }
+    if (!call->profile->enabled) {
+        ast_log_fields(AST_LOG_WARN, TARGET, "Disabled principal denied at Layer 3 (capsule invocation)",
+                       AST_F_SECURITY, AST_F_STR("principal", principal), AST_F_STR("capsule", m->seat->id),
+                       AST_F_STR("action", m->current.handler->action));
+        *ret_outcome = failedf(m, "WASM error: principal '%s' is disabled", name);
+        return false;
+    }
+    uint64_t budget = call->profile->quotas.max_cpu_fuel_per_sec;
+    if (capsule_ledger_admit(r->ledger, principal, budget, call->begin_ns, is_exempt, r->host->policy,
+                             &call->reservation))
+        return true;
+    char reason[AST_PRINCIPAL_MAX + 80];
+    (void)snprintf(reason, sizeof reason, "principal '%s' exceeded CPU budget of %llu fuel/sec", name,
+                   (unsigned long long)budget);
+    ast_log_fields(AST_LOG_WARN, TARGET, "CPU-rate budget exceeded; denying invocation (per-principal throttle)",
+                   AST_F_STR("principal", principal), AST_F_STR("capsule", m->seat->id),
+                   AST_F_STR("action", m->current.handler->action));
+    *ret_outcome = denied(m, ast_str_c(reason));
+    return false;
+}
+
+/* A worker deals with m->current. */
+static void invoke(struct mailbox *m)
+{
+    struct invocation *call = &m->call;
+    enum seat_outcome outcome;
+    struct ast_err err = AST_ERR_INIT;
+
+    call->capsule = NULL;
+    call->instance = NULL;
+    call->profile = NULL;
+    call->reservation = (struct capsule_reservation){ 0 };
+    call->begin_ns = ast_mono_ns();
+    if (!admit(m, &outcome)) {
+        give_up(m, outcome);
+        return;
+    }
+    for (;;) {
+        /* The load that serves now: reload and restart move waiting items to the new one. */
+        call->capsule = atomic_load(&dispatch_of(m)->closing) ? NULL : seat_current(m->seat);
+        if (!call->capsule || !call->capsule->pool || call->capsule->env.is_run_loop)
+            break;
+        call->waiter = (struct ast_pool_waiter){ .granted = on_granted };
+        struct ast_str principal = ast_principal_str(&call->invoking);
+        enum ast_rc rc = ast_pool_lease(call->capsule->pool, principal, &call->waiter, &call->instance, &err);
+        if (!rc) {
+            start(m);
+            return;
+        }
+        if (rc == AST_E_BUSY) /* on_granted goes on, perhaps already */
+            return;
+        if (rc != AST_E_CLOSED) {
+            give_up(m, failedf(m, "Not supported: no capsule instance available: %s", err.msg));
+            return;
+        }
+        struct capsule *now = seat_current(m->seat);
+        bool replaced = now && now != call->capsule;
+        capsule_unref(now);
+        if (!replaced)
+            break;
+        capsule_unref(ast_steal(&call->capsule));
+    }
+    seat_dropped(m->seat, SEAT_DROP_CLOSED);
+    give_up(m, SEAT_OUTCOME_ERROR);
+}
+
+/* --- Life --------------------------------------------------------------------------------------- */
+
+static void post(void *arg, struct ast_task *t)
+{
+    const struct capsule_dispatch *d = arg;
+    ast_sched_post(d->owner->host->sched, t);
+}
+
+enum ast_rc capsule_dispatch_init(struct capsule_dispatch *d, struct ast_capsules *owner, struct ast_err *err)
+{
+    *d = (struct capsule_dispatch){ .owner = owner };
+    d->invalid_gate = calloc(1, sizeof *d->invalid_gate);
+    if (!d->invalid_gate)
+        return ast_fail(err, AST_E_NO_MEMORY, "dispatcher");
+    pthread_rwlock_init(&d->swap, NULL);
+    mailboxes_init(&d->boxes, post, invoke, d);
+    enum ast_rc rc = ast_tap_open(owner->host->bus, "capsule_dispatcher", AST_STR_NONE, on_event, d, &d->tap, err);
+    if (rc)
+        capsule_dispatch_done(d);
+    return rc;
+}
+
+void capsule_dispatch_swap(struct capsule_dispatch *d, struct capsule_handlers *index)
+{
+    pthread_rwlock_wrlock(&d->swap);
+    struct capsule_handlers *old = d->index;
+    d->index = index;
+    pthread_rwlock_unlock(&d->swap);
+    capsule_handlers_unref(old);
+}
+
+bool capsule_dispatch_close(struct capsule_dispatch *d, int64_t deadline_ns)
+{
+    atomic_store(&d->closing, true);
+    ast_tap_close(ast_steal(&d->tap));
+    return mailboxes_drain(&d->boxes, deadline_ns);
+}
+
+void capsule_dispatch_done(struct capsule_dispatch *d)
+{
+    if (!d->invalid_gate) /* never initialised */
+        return;
+    mailboxes_done(&d->boxes);
+    capsule_handlers_unref(ast_steal(&d->index));
+    pthread_rwlock_destroy(&d->swap);
+    free(ast_steal(&d->invalid_gate));
+}

@@ -1,0 +1,29 @@
+/* The dispatcher: a tap on all events that hands each to the mailboxes of its handlers (spec 04 §9, §10). */
+#pragma once
+
+#include <pthread.h>
+
+#include "bus/bus.h"
+#include "capsule/handlers_priv.h"
+#include "capsule/mailbox_priv.h"
+
+struct ast_capsules;
+
+/* Threads: `index` is read under a read lock of `swap` by publishers; the rest is set at init. */
+struct capsule_dispatch {
+    struct ast_capsules *owner;
+    struct mailboxes boxes;
+    pthread_rwlock_t swap;
+    struct capsule_handlers *index AST_GUARDED_BY(swap); /* owned reference; NULL: no handlers */
+    struct ast_tap *tap;
+    struct log_gate *invalid_gate; /* owned; invalid principals */
+    atomic_bool closing;
+};
+
+AST_MUST_CHECK
+enum ast_rc capsule_dispatch_init(struct capsule_dispatch *d, struct ast_capsules *owner, struct ast_err *err);
+/* Takes the reference; events published from now on see it. */
+void capsule_dispatch_swap(struct capsule_dispatch *d, struct capsule_handlers *index);
+/* No event is taken any more, waiting ones are dropped; false: calls were still running at the deadline. */
+bool capsule_dispatch_close(struct capsule_dispatch *d, int64_t deadline_ns);
+void capsule_dispatch_done(struct capsule_dispatch *d); /* after a close that returned true */
