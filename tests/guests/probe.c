@@ -731,14 +731,14 @@ static void run_line(struct astrid_str line)
 static void run_script(struct astrid_str script)
 {
     out_n = 0;
-    while (script.n) {
+    for (uint32_t lines = 0; script.n; lines++) {
         struct astrid_str line = { script.p, 0 };
         while (line.n < script.n && script.p[line.n] != '\n')
             line.n++;
         uint32_t skip = line.n < script.n ? line.n + 1 : line.n;
         script.p += skip;
         script.n -= skip;
-        if (out_n)
+        if (lines)
             puts_("\n");
         run_line(line);
     }
