@@ -8,7 +8,7 @@
 #include <stdlib.h>
 
 #include "base/thread.h"
-#include "gateway/limits.h"
+#include "gateway/gateway_limits.h"
 
 #include "base/banned.h"
 

@@ -12,7 +12,7 @@
 #include "base/fs.h"
 #include "base/log.h"
 #include "base/toml.h"
-#include "gateway/limits.h"
+#include "gateway/gateway_limits.h"
 
 #include "base/banned.h"
 

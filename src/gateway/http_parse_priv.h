@@ -8,7 +8,7 @@
 #include <stdint.h>
 
 #include "base/buf.h"
-#include "gateway/limits.h"
+#include "gateway/gateway_limits.h"
 
 /* name; the order is also the order of Allow */
 #define GW_METHOD_MAP(X) X(GET) X(HEAD) X(POST) X(PUT) X(DELETE) X(PATCH) X(OPTIONS) X(CONNECT) X(TRACE)

@@ -12,7 +12,7 @@
 #include "base/map.h"
 #include "base/thread.h"
 #include "base/vec.h"
-#include "gateway/limits.h"
+#include "gateway/gateway_limits.h"
 
 #include "base/banned.h"
 
