@@ -62,6 +62,7 @@ struct rig_call {
     struct ast_call *call; /* reference */
     struct ast_instance *instance;
     struct ast_pool_waiter waiter;
+    const char *action;
     char *script;
     bool is_done; /* under the rig's lock */
     enum ast_rc rc;
@@ -217,7 +218,7 @@ static void rig_enter(struct rig_call *c)
     struct ast_call_config cfg = {
         .instance = c->instance,
         .entry = c->rig->env.is_run_loop ? AST_CALL_RUN : AST_CALL_HOOK,
-        .action = AST_STR("script"),
+        .action = ast_str_c(c->action),
         .payload = ast_str_c(c->script),
         .fuel = AST_FUEL_UNLIMITED,
         .deadline_ns = AST_NO_DEADLINE,
@@ -234,14 +235,15 @@ static void rig_granted(struct ast_pool_waiter *w, struct ast_instance *instance
 }
 
 /* Starts a hook call, or `run` when env.is_run_loop; `msg` (may be NULL) is the cause. */
-static struct rig_call *rig_start_for(struct rig *r, struct ast_msg *msg, const struct ast_profile *profile,
-                                      const char *script)
+static struct rig_call *rig_start_action(struct rig *r, struct ast_msg *msg, const struct ast_profile *profile,
+                                         const char *action, const char *script)
 {
     if (!r->pool)
         rig_pool(r, 1, /* pinned= */ true);
     struct rig_call *c = calloc(1, sizeof *c);
     assert_non_null(c);
     c->rig = r;
+    c->action = action;
     c->script = ast_str_dup(ast_str_c(script));
     c->waiter.granted = rig_granted;
     c->host.interceptor = !r->env.is_run_loop;
@@ -250,6 +252,12 @@ static struct rig_call *rig_start_for(struct rig *r, struct ast_msg *msg, const 
     RIG_OK(ast_pool_lease(r->pool, ast_principal_str(&p), &c->waiter, &c->instance, &err));
     rig_enter(c);
     return c;
+}
+
+static struct rig_call *rig_start_for(struct rig *r, struct ast_msg *msg, const struct ast_profile *profile,
+                                      const char *script)
+{
+    return rig_start_action(r, msg, profile, "script", script);
 }
 
 static struct rig_call *rig_start(struct rig *r, const char *script)
@@ -297,6 +305,27 @@ static const char *rig_answer(struct rig_call *c)
 static const char *rig_run(struct rig *r, const char *script)
 {
     return rig_answer(rig_start(r, script));
+}
+
+/* Starts `run` with that script in its config; rig_loop_answer() waits for its end. */
+static __attribute__((unused)) struct rig_call *rig_loop(struct rig *r, const char *script)
+{
+    static struct ast_host_pair config = { { "script", 6 }, { NULL, 0 } };
+    config.value = ast_str_c(script);
+    r->env.config = &config;
+    r->env.config_count = 1;
+    r->env.is_run_loop = true;
+    return rig_start(r, "");
+}
+
+static __attribute__((unused)) const char *rig_loop_answer(struct rig_call *loop)
+{
+    struct rig *r = loop->rig;
+    (void)rig_answer(loop);
+    r->env.is_run_loop = false; /* a hook on the same instance reads what `run` left */
+    const char *got = rig_answer(rig_start_action(r, NULL, NULL, "result", ""));
+    r->env.is_run_loop = true;
+    return got;
 }
 
 static struct ast_msg *rig_msg(const char *topic, const char *json, const char *principal)
