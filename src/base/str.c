@@ -178,6 +178,25 @@ static inline bool block_is_ascii(const unsigned char *p)
 #endif
 }
 
+/* Fewer than BLOCK bytes, by overlapping loads: short strings are what host calls check. */
+static inline bool tail_is_ascii(const unsigned char *p, size_t n)
+{
+    uint64_t w[4] = { 0 };
+    if (n >= 16) {
+        memcpy(w, p, 16);
+        memcpy(w + 2, p + n - 16, 16);
+    } else if (n >= 8) {
+        memcpy(w, p, 8);
+        memcpy(w + 1, p + n - 8, 8);
+    } else if (n >= 4) {
+        memcpy(w, p, 4);
+        memcpy(w + 1, p + n - 4, 4);
+    } else if (n > 0) {
+        w[0] = (uint64_t)(p[0] | p[n / 2] | p[n - 1]);
+    }
+    return ((w[0] | w[1] | w[2] | w[3]) & UINT64_C(0x8080808080808080)) == 0;
+}
+
 bool ast_str_is_utf8(struct ast_str s)
 {
     const unsigned char *p = (const unsigned char *)s.p;
@@ -195,6 +214,8 @@ bool ast_str_is_utf8(struct ast_str s)
             return false;
         p += BLOCK;
     }
+    if ((state & 63) == U_OK && tail_is_ascii(p, (size_t)(end - p)))
+        return true;
     while (p < end)
         state = utf8_step(state, *p++);
     return (state & 63) == U_OK;

@@ -61,6 +61,13 @@ static void errors_name_line_and_column(void **state)
         { "x = inf\n", "line 1, column " },
         { "a = 1\nx = [nan]\n", "line 2, column " },
         { "x = \"\xff\"\n", "line 1, column " },
+        { "a = 1\n[.x]\n", "line 2, column " }, /* these three break an assertion of the library */
+        { "[{c]\n", "line 1, column " },
+        { "[[=]]\n", "line 1, column " },
+        { "[]\n", "line 1, column " },
+        { "[a..b]\n", "line 1, column " },
+        { "\xc3\x8b = 1\n", "line 1, column " }, /* and this one reaches its unreachable */
+        { "a = 1 \xc3\x8b\n", "line 1, column " },
     };
     (void)state;
     for (size_t i = 0; i < AST_ARRAY_LEN(rows); i++) {
