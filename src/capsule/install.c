@@ -144,11 +144,14 @@ static enum ast_rc component_path(struct install *in, char **ret, struct ast_err
 
     if (!joined || !root)
         return ast_fail(err, AST_E_NO_MEMORY, "install");
+    if (file.n && file.p[0] == '/')
+        return ast_fail(err, AST_E_DENIED, "component '" AST_STR_FMT "' lies outside the capsule source folder",
+                        AST_STR_ARG(file));
     if (!real)
         return ast_fail(err, AST_E_NOT_FOUND, "component '" AST_STR_FMT "' is missing from %s; build the capsule first",
                         AST_STR_ARG(file), in->source);
     struct ast_str r = ast_str_c(real), base = ast_str_c(root);
-    if (file.p[0] == '/' || !ast_str_starts(r, base) || r.n <= base.n || r.p[base.n] != '/')
+    if (!ast_str_starts(r, base) || r.n <= base.n || r.p[base.n] != '/')
         return ast_fail(err, AST_E_DENIED, "component '" AST_STR_FMT "' lies outside the capsule source folder",
                         AST_STR_ARG(file));
     if (!ast_str_ends(r, AST_STR(".wasm")))
