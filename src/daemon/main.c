@@ -248,6 +248,7 @@ static void run(struct daemon *d, const struct ast_daemon_config *cfg)
         ast_kernel_shutdown(d->kernel, d->reason[0] ? d->reason : "signal");
     ast_uplink_close(d->uplink);
     ast_kernel_free(d->kernel);
+    ast_uplink_free(d->uplink);
     ast_loop_free(d->loop);
 }
 

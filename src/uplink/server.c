@@ -150,6 +150,7 @@ enum ast_rc ast_uplink_listen(struct ast_kernel *k, struct ast_loop *loop, struc
     }
     if (rc) {
         ast_uplink_close(s);
+        ast_uplink_free(s);
         return rc;
     }
     ast_watch_set(s->listen_watch, AST_WATCH_READ);
@@ -195,9 +196,17 @@ void ast_uplink_close(struct ast_uplink_server *s)
         uplink_conn_close(AST_CONTAINER_OF(it, struct uplink_conn, link));
     if (s->listen_fd >= 0)
         close(s->listen_fd);
-    remove_file(s);
+    s->listen_fd = -1;
     ast_limiter_free(s->limiter);
+    s->limiter = NULL;
     ast_vec_done(&s->listed);
+}
+
+void ast_uplink_free(struct ast_uplink_server *s)
+{
+    if (!s)
+        return;
+    remove_file(s);
     ast_lock_done(&s->lock);
     free(s->path);
     free(s);

@@ -18,5 +18,8 @@ struct ast_uplink_server;
 AST_MUST_CHECK
 enum ast_rc ast_uplink_listen(struct ast_kernel *k, struct ast_loop *loop, struct ast_uplink_server **ret,
                               struct ast_err *err);
-/* Flushes client queues (at most 1 s), closes, removes the socket file if it is still ours. */
+/* Flushes client queues (at most 1 s), hangs up, stops listening. The socket file stays: its disappearance tells clients that
+ * the store is closed and a new daemon may start (spec 01 §16.5), so ast_uplink_free() comes after the kernel is gone. */
 void ast_uplink_close(struct ast_uplink_server *s);
+/* Removes the socket file if it is still ours, frees. NULL is fine. */
+void ast_uplink_free(struct ast_uplink_server *s);
