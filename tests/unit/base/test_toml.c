@@ -28,6 +28,8 @@ static void documents_become_json_in_source_order(void **state)
           "z = 1979-05-27 07:32:00Z\n",
           "{\"d\":\"1979-05-27\",\"t\":\"07:32:00.5\",\"ldt\":\"1979-05-27T07:32:00\","
           "\"odt\":\"1979-05-27T07:32:00.999999-07:00\",\"z\":\"1979-05-27T07:32:00Z\"}" },
+        { "d = [1979-05-27 , 1979-05-28 # c\n]\ne = 1979-05-27 # c\nf = {g = 1979-05-27 }\n",
+          "{\"d\":[\"1979-05-27\",\"1979-05-28\"],\"e\":\"1979-05-27\",\"f\":{\"g\":\"1979-05-27\"}}" },
         { "\"quoted key.with dots\" = 1\n'' = 2\n", "{\"quoted key.with dots\":1,\"\":2}" },
         { "inline = { b = 1, a = { c = [] } }\r\n", "{\"inline\":{\"b\":1,\"a\":{\"c\":[]}}}" },
     };
@@ -64,6 +66,7 @@ static void errors_name_line_and_column(void **state)
         { "a = 1\n[.x]\n", "line 2, column " }, /* these three break an assertion of the library */
         { "[{c]\n", "line 1, column " },
         { "[[=]]\n", "line 1, column " },
+        { "d = 1979-05-27T-7:1\n", "line 1, column " },
         { "[]\n", "line 1, column " },
         { "[a..b]\n", "line 1, column " },
         { "\xc3\x8b = 1\n", "line 1, column " }, /* and this one reaches its unreachable */
