@@ -1,10 +1,10 @@
 /* Host calls: the trampoline every import enters through, and what bindings use to read and write the guest.
  *
- * Invariant: nothing the guest passes is believed. Pointers are checked against the memory as it is now;
- * the view is dropped whenever the guest may have run. A violation is recorded in the call before the
- * trap is raised, so the reason survives.
- * Cost: a call that reads memory stays under 20 ns, so the view is fetched on first use and the arena is
- * the instance's, touched only when asked for.
+ * Invariant: nothing the guest passes is believed: every pointer is checked. A violation is recorded in the
+ * call before the trap is raised, so the reason survives.
+ * Cost: a call that reads memory stays under 20 ns. Memory never shrinks or moves (engine.c), so a pointer
+ * inside the size last seen is good without asking the library; the arena is the instance's and is touched
+ * only when asked for.
  */
 #include <string.h>
 
@@ -99,29 +99,26 @@ bool ast_abi_trapped(const struct ast_abi *a)
 
 /* --- Guest memory -------------------------------------------------------------------------------- */
 
-static inline void fetch_view(struct ast_abi *a)
+/* The memory may have grown since we looked. Before instantiation ends (a start function called us) it cannot
+ * be named yet and counts as empty. */
+static __attribute__((noinline)) bool in_grown_memory(struct ast_instance *i, uint64_t end)
 {
-    struct ast_instance *i = a->instance;
-    if (a->base)
-        return;
-    if (__builtin_expect(!i->is_ready, 0)) {
-        /* A start function called us: the memory cannot be named before instantiation ends. */
-        a->size = 0;
-        return;
-    }
-    a->base = wasmtime_memory_data(i->ctx, &i->memory);
-    a->size = wasmtime_memory_data_size(i->ctx, &i->memory);
+    if (!i->is_ready)
+        return false;
+    wasm_inst_look(i);
+    return end <= i->size;
 }
 
 /* align is a power of two. */
 static inline bool in_memory(struct ast_abi *a, uint32_t ptr, uint32_t len, uint32_t align)
 {
-    fetch_view(a);
+    struct ast_instance *i = a->instance;
+    uint64_t end = (uint64_t)ptr + len;
     if (__builtin_expect((ptr & (align - 1)) != 0, 0)) {
         trap_with(a, "pointer not aligned");
         return false;
     }
-    if (__builtin_expect((uint64_t)ptr + len > a->size || len > AST_ABI_MAX_BYTES || !a->base, 0)) {
+    if (__builtin_expect(len > AST_ABI_MAX_BYTES || (end > i->size && !in_grown_memory(i, end)) || !i->size, 0)) {
         trap_with(a, "pointer or length out of bounds");
         return false;
     }
@@ -132,22 +129,27 @@ bool ast_abi_read(struct ast_abi *a, uint32_t ptr, uint32_t len, uint32_t align,
 {
     if (!in_memory(a, ptr, len, align))
         return false;
-    *ret = a->base + ptr;
+    *ret = a->instance->base + ptr;
+    return true;
+}
+
+static inline bool bytes(struct ast_abi *a, uint32_t ptr, uint32_t len, struct ast_str *ret)
+{
+    if (!in_memory(a, ptr, len, 1))
+        return false;
+    *ret = ast_str_n(a->instance->base + ptr, len);
     return true;
 }
 
 bool ast_abi_bytes(struct ast_abi *a, uint32_t ptr, uint32_t len, struct ast_str *ret)
 {
-    if (!in_memory(a, ptr, len, 1))
-        return false;
-    *ret = ast_str_n(a->base + ptr, len);
-    return true;
+    return bytes(a, ptr, len, ret);
 }
 
 bool ast_abi_string(struct ast_abi *a, uint32_t ptr, uint32_t len, struct ast_str *ret)
 {
     struct ast_str s;
-    if (!ast_abi_bytes(a, ptr, len, &s))
+    if (!bytes(a, ptr, len, &s))
         return false;
     if (!ast_str_is_utf8(s)) {
         trap_with(a, "string is not UTF-8");
@@ -159,7 +161,7 @@ bool ast_abi_string(struct ast_abi *a, uint32_t ptr, uint32_t len, struct ast_st
 
 uint8_t *ast_abi_at(struct ast_abi *a, uint32_t ptr, uint32_t size, uint32_t align)
 {
-    return in_memory(a, ptr, size, align) ? a->base + ptr : NULL;
+    return in_memory(a, ptr, size, align) ? a->instance->base + ptr : NULL;
 }
 
 bool ast_abi_alloc(struct ast_abi *a, uint32_t align, uint32_t size, uint32_t *ret_ptr)
@@ -167,7 +169,7 @@ bool ast_abi_alloc(struct ast_abi *a, uint32_t align, uint32_t size, uint32_t *r
     struct ast_instance *i = a->instance;
     if (a->has_trapped)
         return false;
-    if (wasm_call_is_dying(i->call)) {
+    if (wasm_call_head(i->call)->is_dying) {
         a->has_trapped = true; /* the fault is there already: the call is being cancelled */
         return false;
     }
@@ -178,7 +180,6 @@ bool ast_abi_alloc(struct ast_abi *a, uint32_t align, uint32_t size, uint32_t *r
     wasmtime_val_raw_t v[4] = {
         { .i32 = 0 }, { .i32 = 0 }, { .i32 = (int32_t)align }, { .i32 = (int32_t)size }
     };
-    a->base = NULL;
     i->may_leave = false;
     bool ok = wasm_guest_call(i, WASM_EXPORT_REALLOC, v, 4);
     i->may_leave = true;

@@ -8,6 +8,7 @@
  *    suspended future resumes the fiber to unwind it; from then on (`is_dying`) it never suspends or enters
  *    the guest again, both of which would end the process.
  */
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -37,13 +38,13 @@ enum pause { PAUSE_NONE, PAUSE_TICK, PAUSE_PARK };
 
 /* Owner: the worker that runs it, but for the atomics. */
 struct ast_call {
+    struct wasm_call_head head; /* first: see wasm_call_head() */
     struct ast_task task;
     struct ast_list link; /* in the scheduler's list */
     _Atomic unsigned refs;
     _Atomic int state;      /* enum state */
     _Atomic bool is_woken;  /* since the last park */
     _Atomic bool is_late;   /* the park's deadline has passed */
-    _Atomic bool is_cancelled;
     struct ast_sched *sched;
     struct ast_instance *instance; /* NULL once done */
     struct ast_call_config cfg;
@@ -53,7 +54,6 @@ struct ast_call {
     enum pause pause;   /* why the last poll ended early */
     bool is_prepared;   /* the store carries this call's limits */
     bool has_entered;   /* a future was made: guest code may have run */
-    bool is_dying;
     uint32_t slice_tick; /* tick at which this slice began */
     struct ast_sched_timer timer; /* of the running park */
     uint64_t memory_before;
@@ -65,6 +65,8 @@ struct ast_call {
 #endif
     struct wasm_fault fault;
 };
+
+_Static_assert(offsetof(struct ast_call, head) == 0, "wasm_call_head() casts");
 
 static const enum wasm_export entries[][2] = {
     [AST_CALL_HOOK] = { WASM_EXPORT_HOOK, WASM_EXPORT_HOOK_POST },
@@ -83,16 +85,6 @@ struct wasm_fault *wasm_call_fault(struct ast_call *c)
 void *wasm_call_user(struct ast_call *c)
 {
     return c->cfg.user;
-}
-
-bool wasm_call_is_ending(struct ast_call *c)
-{
-    return atomic_load_explicit(&c->is_cancelled, memory_order_relaxed) || c->is_dying;
-}
-
-bool wasm_call_is_dying(const struct ast_call *c)
-{
-    return c->is_dying;
 }
 
 struct ast_list *sched_call_link(struct ast_call *c)
@@ -265,7 +257,6 @@ static void drive_hook(struct ast_call *c, struct ast_instance *i)
     wasmtime_val_raw_t v[4];
     if (!lower_arguments(&a, &c->cfg, v) || !wasm_guest_call(i, WASM_EXPORT_HOOK, v, 4))
         return;
-    a.base = NULL; /* the guest ran */
     wasmtime_val_raw_t ret = v[0];
     if (lift_result(c, &a, (uint32_t)ret.i32))
         (void)post_return(i, WASM_EXPORT_HOOK_POST, &ret, 1); /* the fault is in the call */
@@ -297,7 +288,7 @@ wasm_trap_t *wasm_call_drive(void *env, wasmtime_caller_t *caller, wasmtime_val_
 static bool may_resume(void *env)
 {
     struct ast_call *c = env;
-    return atomic_load(&c->is_woken) || atomic_load(&c->is_late) || atomic_load(&c->is_cancelled);
+    return atomic_load(&c->is_woken) || atomic_load(&c->is_late) || atomic_load(&c->head.is_cancelled);
 }
 
 void wasm_call_suspend(void *env, wasmtime_caller_t *caller, const wasmtime_val_t *args, size_t nargs,
@@ -329,7 +320,6 @@ enum ast_rc ast_call_park(struct ast_abi *a, int64_t deadline_ns)
 {
     struct ast_instance *i = a->instance;
     struct ast_call *c = i->call;
-    a->base = NULL;
     if (wasm_call_is_ending(c))
         return AST_E_CANCELLED;
     if (atomic_exchange(&c->is_woken, false))
@@ -349,7 +339,7 @@ enum ast_rc ast_call_park(struct ast_abi *a, int64_t deadline_ns)
     if (timed)
         ast_sched_timer_stop(c->sched, &c->timer);
     if (wasm_fault_take(&c->fault, error, trap, AST_E_CANCELLED)) {
-        c->is_dying = true;
+        c->head.is_dying = true;
         return AST_E_CANCELLED;
     }
     if (wasm_call_is_ending(c))
@@ -455,7 +445,7 @@ static bool end_phase(struct ast_call *c)
 static void unwind(struct ast_call *c)
 {
     wasm_fault_set(&c->fault, AST_E_CANCELLED, "cancelled");
-    c->is_dying = true;
+    c->head.is_dying = true;
     if (c->future)
         future_delete(c);
 }
@@ -518,9 +508,9 @@ static void step(struct sched_worker *w, struct ast_call *c)
 {
     w->current = c;
     atomic_store_explicit(&c->state, RUNNING, memory_order_relaxed);
-    bool is_over = !c->is_prepared && !atomic_load(&c->is_cancelled) && !prepare(c);
+    bool is_over = !c->is_prepared && !atomic_load(&c->head.is_cancelled) && !prepare(c);
     while (!is_over) {
-        if (atomic_load(&c->is_cancelled)) {
+        if (atomic_load(&c->head.is_cancelled)) {
             unwind(c);
             break;
         }
@@ -605,6 +595,6 @@ void ast_call_wake(struct ast_call *c)
 
 void ast_call_cancel(struct ast_call *c)
 {
-    atomic_store(&c->is_cancelled, true);
+    atomic_store(&c->head.is_cancelled, true);
     unpark(c);
 }

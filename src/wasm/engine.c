@@ -60,7 +60,7 @@ static void config_features(wasm_config_t *c)
     wasmtime_config_max_wasm_stack_set(c, AST_ENGINE_WASM_STACK);
     wasmtime_config_async_stack_size_set(c, ASYNC_STACK);
     wasmtime_config_parallel_compilation_set(c, true);
-    wasmtime_config_memory_may_move_set(c, false);
+    wasmtime_config_memory_may_move_set(c, false); /* instances remember the base (abi.c) */
 
     /* spec 05 §2.4 */
     wasmtime_config_wasm_simd_set(c, true);

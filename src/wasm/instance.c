@@ -81,7 +81,14 @@ void wasm_inst_ready(struct ast_instance *i)
     wasmtime_extern_t memory;
     AST_ASSERT(wasmtime_instance_export_get(i->ctx, &i->instance, "memory", 6, &memory)); /* module.c checked */
     i->memory = memory.of.memory;
+    i->base = wasmtime_memory_data(i->ctx, &i->memory);
     i->is_ready = true;
+    wasm_inst_look(i);
+}
+
+void wasm_inst_look(struct ast_instance *i)
+{
+    i->size = wasmtime_memory_data_size(i->ctx, &i->memory);
 }
 
 const wasmtime_func_t *wasm_inst_func(struct ast_instance *i, enum wasm_export which)

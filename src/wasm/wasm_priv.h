@@ -137,6 +137,8 @@ struct ast_instance {
     bool is_initialized; /* `_initialize` has run */
     bool is_spent;      /* a call ended badly: never used again */
     struct ast_call *call; /* borrowed; NULL between calls */
+    uint8_t *base;         /* guest memory, once ready: never moves */
+    size_t size;           /* of it when last seen: never shrinks */
     wasmtime_context_t *ctx; /* borrowed from store */
     wasmtime_memory_t memory;
     wasmtime_func_t suspend, drive;
@@ -164,7 +166,8 @@ enum ast_rc wasm_inst_new(struct ast_module *m, struct ast_instance **ret, struc
 void wasm_inst_free(struct ast_instance *i); /* no call may be on it; host state is the pool's */
 AST_DEFINE_AUTO(struct ast_instance, wasm_inst_free)
 void wasm_inst_limit(struct ast_instance *i, uint64_t bytes);
-void wasm_inst_ready(struct ast_instance *i); /* after instantiation: fetches the memory */
+void wasm_inst_ready(struct ast_instance *i); /* after instantiation: finds the memory */
+void wasm_inst_look(struct ast_instance *i);  /* takes a new look at the memory's size */
 /* The export, which the module has. */
 const wasmtime_func_t *wasm_inst_func(struct ast_instance *i, enum wasm_export which);
 
@@ -174,8 +177,6 @@ const wasmtime_func_t *wasm_inst_func(struct ast_instance *i, enum wasm_export w
 struct ast_abi {
     struct ast_instance *instance;
     const struct ast_abi_import *row; /* NULL in drive */
-    uint8_t *base;                    /* guest memory; NULL: fetch it (the guest ran or the call parked) */
-    size_t size;
     bool has_trapped;
     bool has_lent;
     bool has_arena;
@@ -187,6 +188,24 @@ bool wasm_guest_call(struct ast_instance *i, enum wasm_export which, wasmtime_va
 
 /* --- One call (call.c) --------------------------------------------------------------------------- */
 
+/* The beginning of struct ast_call: what every host call looks at. */
+struct wasm_call_head {
+    _Atomic bool is_cancelled; /* by any thread */
+    bool is_dying;             /* its fiber is being unwound: never run the guest */
+};
+
+static inline const struct wasm_call_head *wasm_call_head(const struct ast_call *c)
+{
+    return (const struct wasm_call_head *)(const void *)c;
+}
+
+/* Host functions then end in a trap. */
+static inline bool wasm_call_is_ending(const struct ast_call *c)
+{
+    const struct wasm_call_head *h = wasm_call_head(c);
+    return atomic_load_explicit(&h->is_cancelled, memory_order_relaxed) || h->is_dying;
+}
+
 wasm_trap_t *wasm_call_drive(void *env, wasmtime_caller_t *caller, wasmtime_val_raw_t *v, size_t n);
 void wasm_call_suspend(void *env, wasmtime_caller_t *caller, const wasmtime_val_t *args, size_t nargs,
                        wasmtime_val_t *results, size_t nresults, wasm_trap_t **trap_ret,
@@ -195,5 +214,3 @@ wasmtime_error_t *wasm_call_epoch(const wasmtime_context_t *ctx, void *data, uin
                                   wasmtime_update_deadline_kind_t *kind);
 struct wasm_fault *wasm_call_fault(struct ast_call *c);
 void *wasm_call_user(struct ast_call *c);
-bool wasm_call_is_ending(struct ast_call *c);   /* cancelled: host functions end in a trap */
-bool wasm_call_is_dying(const struct ast_call *c); /* its fiber is being unwound: never run the guest */
