@@ -1,0 +1,124 @@
+/* What the gateway's files share: the gateway itself, one call under way, replies, the route table.
+ *
+ * Life of a call: gw_dispatch() fills it on the stack of the loop thread and runs the route's handler, which replies
+ * at once or copies the call into something of its own that outlives it (a kernel question, a stream).
+ */
+#pragma once
+
+#include <stdatomic.h>
+
+#include "base/list.h"
+#include "base/thread.h"
+#include "bus/bus.h"
+#include "bus/metrics.h"
+#include "gateway/bearers_priv.h"
+#include "gateway/config_priv.h"
+#include "gateway/gateway.h"
+#include "gateway/http_priv.h"
+#include "gateway/path_priv.h"
+
+struct gw_route;
+
+/* status; the statuses that replies of routed requests can have */
+#define GW_STATUS_MAP(X)                                                                           \
+    X(200) X(204) X(400) X(401) X(403) X(404) X(405) X(413) X(415) X(422) X(429) X(500) X(501) X(502) X(503)
+enum gw_status_index {
+#define X(status) GW_STATUS_##status,
+    GW_STATUS_MAP(X)
+#undef X
+        GW_STATUS_COUNT
+};
+
+#define GW_ROUTES_MAX 64u
+
+struct gw_cells {
+    struct ast_metric_cell *_Atomic requests, *_Atomic duration; /* NULL: not looked up yet */
+};
+
+/* Owner: the daemon's main thread; immutable after start except what names a lock or is atomic. */
+struct ast_gateway {
+    struct ast_kernel *kernel;
+    struct ast_host *host;
+    const struct ast_home *home;
+    struct gw_config cfg;
+    struct ast_key key;
+    struct gw_revocations *revocations;
+    struct gw_bearers *bearers;
+    struct gw_http *http;
+    struct ast_tap *watcher;
+    char *socket_path;
+    char *labels[GW_ROUTES_MAX]; /* owned, by row of the route table */
+    struct gw_cells cells[GW_ROUTES_MAX][GW_STATUS_COUNT];
+    struct ast_metric_cell *auth_failures;
+    struct ast_lock streams_lock;
+    struct ast_list streams AST_GUARDED_BY(streams_lock); /* struct stream in routes/agent.c */
+};
+
+/* One routed request. Values; views are good while the exchange is open. */
+struct gw_call {
+    struct ast_gateway *g;
+    struct gw_exchange *ex; /* borrowed from the dispatch; who keeps the call references it */
+    const struct gw_route *route; /* NULL: no such path */
+    enum gw_method method;
+    struct ast_bearer bearer; /* of authenticated routes */
+    struct gw_params params;
+    struct ast_str origin; /* the allowed origin to echo; borrowed from the configuration; empty: none */
+};
+
+enum gw_auth { GW_PUBLIC, GW_BEARER };
+
+struct gw_route {
+    enum gw_method method;
+    const char *path;
+    enum gw_auth auth;
+    bool is_probe;    /* logged at debug */
+    bool reads_body;  /* a body over the limit is a 400 */
+    void (*handle)(struct gw_call *call); /* NULL: not available in this build */
+    const char *summary;
+};
+extern const struct gw_route gw_routes[];
+extern const size_t gw_route_count;
+
+void gw_dispatch(void *arg, struct gw_exchange *ex); /* on_request of the server */
+
+/* --- reply.c: every reply carries CORS fields, is counted and logged --- */
+
+void gw_reply(struct gw_call *call, unsigned status, struct ast_str content_type, struct ast_str body);
+void gw_reply_allow(struct gw_call *call, unsigned status, struct ast_str allow, struct ast_str body);
+void gw_reply_json(struct gw_call *call, const struct ast_buf *json); /* 200, or 500 when the buffer failed */
+void gw_reply_stream(struct gw_call *call, const struct gw_stream_ops *ops, void *user); /* 200, SSE */
+void gw_reply_preflight(struct ast_gateway *g, struct gw_exchange *ex, struct ast_str origin);
+
+void gw_reply_unauthorized(struct gw_call *call);
+void gw_reply_forbidden(struct gw_call *call, struct ast_str reason);
+void gw_reply_bad_request(struct gw_call *call, const char *fmt, ...) AST_PRINTF(2, 3);
+void gw_reply_not_found(struct gw_call *call);
+void gw_reply_rate_limited(struct gw_call *call, uint64_t retry_after_secs);
+void gw_reply_kernel(struct gw_call *call, struct ast_str reason);
+void gw_reply_internal(struct gw_call *call, const char *why); /* logged, never told */
+void gw_reply_not_implemented(struct gw_call *call);
+
+/* --- ask.c: questions to the kernel (spec 03 §9) --- */
+
+/* Sends {"method":method} as the caller. ok() gets `data` of an answer with status `expected`; an Error becomes 403,
+ * anything else and silence 500. */
+void gw_ask(struct gw_call *call, struct ast_str method, struct ast_str expected,
+            void (*ok)(struct gw_call *call, const struct ast_json *data));
+
+/* --- streams --- */
+
+/* Ends the open streams of a revoked principal. Any thread. */
+void gw_streams_revoke(struct ast_gateway *g, struct ast_str principal, uint64_t epoch_secs);
+
+/* Whether the caller's principal still exists and is enabled (spec README §5 gap 31). */
+bool gw_caller_enabled(const struct gw_call *call);
+
+/* --- routes --- */
+
+void gw_get_healthz(struct gw_call *call);
+void gw_get_metrics(struct gw_call *call);
+void gw_get_me(struct gw_call *call);
+void gw_post_refresh(struct gw_call *call);
+void gw_post_prompt(struct gw_call *call);
+void gw_get_status(struct gw_call *call);
+void gw_list_capsules(struct gw_call *call);
