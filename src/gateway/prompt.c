@@ -33,7 +33,7 @@ enum ast_rc gw_prompt_parse(struct ast_str body, struct ast_json_doc **ret_doc, 
 {
     AST_AUTO(ast_json_free) struct ast_json_doc *doc = NULL;
     struct gw_prompt_request p = { 0 };
-    const struct ast_json *text, *session;
+    const struct ast_json *text = NULL, *session = NULL;
     enum ast_rc rc = ast_json_parse(body, &doc, err);
     if (rc)
         return rc;

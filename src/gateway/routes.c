@@ -1,6 +1,8 @@
 /* The route table (spec 03 §10) and the way of a request to its row: CORS, path, bearer, method, handler. */
 #include "gateway/gateway_priv.h"
 
+#include <stdio.h>
+
 #include "base/time.h"
 
 #include "base/banned.h"

@@ -6,6 +6,7 @@
  * A slow client leaves messages in the route's bounded queue, which drops the oldest and counts; the client is told.
  * Owner of a stream: its loop thread, except the fields marked.
  */
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "base/log.h"
