@@ -24,6 +24,7 @@
 #include "base/banned.h"
 
 #define TARGET "astrid.dispatch"
+#define OUTCOME_LINES 100u /* refusals and failures of one capsule that are logged per 10 s */
 
 /* Owner: the mailbox item that holds it. */
 struct chain {
@@ -63,7 +64,7 @@ static void log_refused(struct capsule_seat *seat, const struct ast_msg *msg, en
         return;
     }
     seat_dropped(seat, SEAT_DROP_QUEUE_FULL);
-    if (log_gate_pass(&seat->full_gate, ast_mono_ns(), &held))
+    if (log_gate_pass(&seat->full_gate, 1, ast_mono_ns(), &held))
         ast_log_fields(AST_LOG_WARN, TARGET,
                        "Capsule dispatch queue full, dropping event (backpressure): no available capacity",
                        AST_F_STR("capsule_id", seat->id), AST_F_STR("topic", msg->topic),
@@ -79,7 +80,7 @@ static bool put(struct capsule_dispatch *d, struct ast_str principal, const stru
 
     enum mailbox_put result = mailboxes_put(&d->boxes, seat, principal, item, kind, &degraded);
     /* From here on the item may be done and gone: only refused ones are still ours. */
-    if (degraded && log_gate_pass(&seat->degraded_gate, ast_mono_ns(), &held))
+    if (degraded && log_gate_pass(&seat->degraded_gate, 1, ast_mono_ns(), &held))
         ast_log_fields(AST_LOG_ERROR, "astrid.audit.ipc",
                        "dispatcher: per-principal queue cap exceeded; degrading to shared queue", AST_F_SECURITY,
                        AST_F_STR("capsule", seat->id), AST_F_U64("principal_key_count", MAILBOX_PER_CAPSULE),
@@ -140,7 +141,7 @@ static struct ast_str key_of(struct capsule_dispatch *d, const struct ast_msg *m
         return AST_STR_NONE;
     if (ast_principal_valid(msg->principal))
         return msg->principal;
-    if (log_gate_pass(d->invalid_gate, ast_mono_ns(), &held))
+    if (log_gate_pass(d->invalid_gate, OUTCOME_LINES, ast_mono_ns(), &held))
         ast_log_fields(AST_LOG_WARN, TARGET, "IPC message has invalid principal string, ignoring",
                        AST_F_STR("principal", msg->principal), AST_F_U64("not_logged", held));
     return AST_STR_NONE;
@@ -184,8 +185,12 @@ static void log_outcome(const struct mailbox *m, enum ast_log_level level, const
                         const char *key, struct ast_str value)
 {
     const struct capsule_handler *h = m->current.handler;
-    ast_log_fields(level, TARGET, m->current.chain ? chained : single, AST_F_STR("capsule_id", h->seat->id),
-                   AST_F_STR("action", h->action), AST_F_STR("topic", m->current.msg->topic), AST_F_STR(key, value));
+    uint64_t held;
+
+    if (log_gate_pass(&h->seat->outcome_gate, OUTCOME_LINES, ast_mono_ns(), &held))
+        ast_log_fields(level, TARGET, m->current.chain ? chained : single, AST_F_STR("capsule_id", h->seat->id),
+                       AST_F_STR("action", h->action), AST_F_STR("topic", m->current.msg->topic), AST_F_STR(key, value),
+                       AST_F_U64("not_logged", held));
 }
 
 static enum seat_outcome failed(const struct mailbox *m, struct ast_str error)
@@ -461,11 +466,13 @@ static bool admit(struct mailbox *m, enum seat_outcome *ret_outcome)
                              &call->reservation))
         return true;
     char reason[AST_PRINCIPAL_MAX + 80];
+    uint64_t held;
     (void)snprintf(reason, sizeof reason, "principal '%s' exceeded CPU budget of %llu fuel/sec", name,
                    (unsigned long long)budget);
-    ast_log_fields(AST_LOG_WARN, TARGET, "CPU-rate budget exceeded; denying invocation (per-principal throttle)",
-                   AST_F_STR("principal", principal), AST_F_STR("capsule", m->seat->id),
-                   AST_F_STR("action", m->current.handler->action));
+    if (log_gate_pass(&m->seat->rate_gate, OUTCOME_LINES, call->begin_ns, &held))
+        ast_log_fields(AST_LOG_WARN, TARGET, "CPU-rate budget exceeded; denying invocation (per-principal throttle)",
+                       AST_F_STR("principal", principal), AST_F_STR("capsule", m->seat->id),
+                       AST_F_STR("action", m->current.handler->action), AST_F_U64("not_logged", held));
     *ret_outcome = denied(m, ast_str_c(reason));
     return false;
 }

@@ -11,7 +11,6 @@
 #include "base/fs.h"
 #include "base/log.h"
 #include "bus/topic.h"
-#include "capsule/meta.h"
 #include "capsule/registry_priv.h"
 #include "wasm/component.h"
 
@@ -173,15 +172,25 @@ static enum ast_rc check_hash(struct ast_str expected, struct ast_str bytes, str
                     AST_STR_ARG(expected), actual);
 }
 
+/* meta.json as a document: the hash is all a load needs, whatever else is missing. NULL: absent or unreadable. */
+static struct ast_json_doc *recorded(const char *dir)
+{
+    AST_AUTO(ast_cfree) char *path = ast_fs_join(dir, "meta.json");
+    AST_AUTO(ast_buf_done) struct ast_buf text = AST_BUF_INIT(MANIFEST_MAX_BYTES);
+    struct ast_json_doc *doc = NULL;
+
+    if (!path || ast_fs_read(path, MANIFEST_MAX_BYTES, &text, /* err= */ NULL) ||
+        ast_json_parse(ast_buf_view(&text), &doc, /* err= */ NULL))
+        return NULL;
+    return doc;
+}
+
 static enum ast_rc read_verified(struct capsule *c, const char *dir, struct ast_buf *wasm, struct ast_err *err)
 {
     const struct ast_manifest_component *part = &c->manifest->components[0];
-    AST_AUTO(ast_meta_free) struct ast_meta *meta = NULL;
-    struct ast_err unused = AST_ERR_INIT;
+    AST_AUTO(ast_json_free) struct ast_json_doc *meta = recorded(dir);
+    struct ast_str hash = ast_json_str_or(meta ? ast_json_root(meta) : NULL, AST_STR("wasm_hash"), AST_STR_NONE);
 
-    /* Absent and unreadable are the same: no hash. */
-    bool has_meta = ast_meta_load(dir, &meta, &unused) == AST_OK;
-    struct ast_str hash = has_meta ? meta->wasm_hash : AST_STR_NONE;
     AST_AUTO(ast_cfree) char *path = binary_path(c->env.host->home, dir, part->file, hash);
     if (!path)
         return ast_fail(err, AST_E_NO_MEMORY, "component path");

@@ -18,17 +18,17 @@ static const struct ast_str drop_labels[] = {
 #undef X
 };
 
-bool log_gate_pass(struct log_gate *g, int64_t now_ns, uint64_t *ret_held)
+bool log_gate_pass(struct log_gate *g, unsigned burst, int64_t now_ns, uint64_t *ret_held)
 {
-    int64_t next = atomic_load_explicit(&g->next_ns, memory_order_relaxed);
-    if (now_ns < next ||
-        !atomic_compare_exchange_strong_explicit(&g->next_ns, &next, now_ns + LOG_GATE_NS, memory_order_relaxed,
-                                                 memory_order_relaxed)) {
-        atomic_fetch_add_explicit(&g->held, 1, memory_order_relaxed);
-        return false;
+    int64_t end = atomic_load_explicit(&g->window_end_ns, memory_order_relaxed);
+    *ret_held = 0;
+    if (now_ns >= end && atomic_compare_exchange_strong_explicit(&g->window_end_ns, &end, now_ns + LOG_GATE_NS,
+                                                                 memory_order_relaxed, memory_order_relaxed)) {
+        uint64_t used = atomic_exchange_explicit(&g->used, 1, memory_order_relaxed);
+        *ret_held = used > burst ? used - burst : 0;
+        return true;
     }
-    *ret_held = atomic_exchange_explicit(&g->held, 0, memory_order_relaxed);
-    return true;
+    return atomic_fetch_add_explicit(&g->used, 1, memory_order_relaxed) < burst;
 }
 
 enum ast_rc seat_new(struct ast_str id, struct capsule_seat **ret, struct ast_err *err)

@@ -31,14 +31,14 @@ enum seat_drop {
         SEAT_DROP_COUNT
 };
 
-/* The first line at once, then one with a count per 10 s. Threads: any. */
+/* At most `burst` lines per 10 s; the first of the next ten seconds tells how many were kept back. Threads: any. */
 struct log_gate {
-    atomic_int_least64_t next_ns; /* 0: open */
-    atomic_uint_least64_t held;   /* lines not written since the last one */
+    atomic_int_least64_t window_end_ns; /* 0: none yet */
+    atomic_uint_least64_t used;         /* lines asked for in this window */
 };
 #define LOG_GATE_NS (10 * INT64_C(1000000000))
-/* True: write a line now; *ret_held tells how many were kept back since the last one. */
-bool log_gate_pass(struct log_gate *g, int64_t now_ns, uint64_t *ret_held);
+/* True: write the line. *ret_held: lines kept back before it. */
+bool log_gate_pass(struct log_gate *g, unsigned burst, int64_t now_ns, uint64_t *ret_held);
 
 /* How often a crashed capsule was started again. Owner: the loader thread. */
 struct seat_restarts {
@@ -59,7 +59,7 @@ struct capsule_seat {
     struct ast_metric_cell *outcomes[SEAT_OUTCOME_COUNT];
     struct ast_metric_cell *drops[SEAT_DROP_COUNT];
     struct ast_metric_cell *restart_cell;
-    struct log_gate full_gate, degraded_gate;
+    struct log_gate full_gate, degraded_gate, rate_gate, outcome_gate;
     struct seat_restarts history;
     char *dir; /* owned; where it was loaded from last, or tried to. Owner: the loader thread */
 };
