@@ -62,8 +62,9 @@ class Rehearsal(Case):
         c = self.d.client()
         session = str(uuid.uuid4())
         c.send("user.v1.prompt", {"type": "user_input", "session_id": session})  # lacks text: opaque to the bus
-        frame = c.recv_topic("agent.v1.response")
-        check("could not read" in frame["payload"]["text"], frame)
+        delta = c.recv_topic("agent.v1.stream.delta")
+        check("could not read" in delta["payload"]["text"], delta)
+        check(c.recv_topic("agent.v1.response")["payload"]["is_final"])
 
     def http_streams_deltas_and_then_the_response(self):
         events = self.d.http_prompt("what time is it?", self.d.bearer())

@@ -130,13 +130,13 @@ class Options(Case):
     def set_up(self):
         self.d = Daemon()
 
-    def run_with(self, *words, **env):
+    def _run_with(self, *words, **env):
         return subprocess.run([program("astrid-daemon"), *words], env=dict(self.d.env, **env), stdin=subprocess.DEVNULL,
                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=20)
 
     def help_and_version_exit_zero(self):
         for word in ["--help", "--version"]:
-            done = self.run_with(word)
+            done = self._run_with(word)
             equal(done.returncode, 0)
             check(done.stdout)
 
@@ -144,26 +144,26 @@ class Options(Case):
         for words, text in [(["--host-io-concurrency", "0"], "must be >= 1 (a concurrency ceiling of 0 would wedge the gate)"),
                             (["--host-blocking-concurrency", "x"], "not a valid concurrency value"),
                             (["--instance-pool-size", "0"], "must be >= 1"), (["--nonsense"], "")]:
-            done = self.run_with(*words)
+            done = self._run_with(*words)
             equal(done.returncode, 2, words)
             check(text in done.stderr, done.stderr)
 
     def a_bad_session_exits_one(self):
-        done = self.run_with("--session", "x")
+        done = self._run_with("--session", "x")
         equal(done.returncode, 1)
         check("Error: Invalid UUID format" in done.stderr, done.stderr)
 
     def c01_01_home_variable_is_checked(self):
         for value, text in [("", "ASTRID_HOME must be an absolute path"), ("rel/x", "ASTRID_HOME must be an absolute path"),
                             ("/tmp/../x", "ASTRID_HOME must not contain '..' path components")]:
-            done = self.run_with(ASTRID_HOME=value)
+            done = self._run_with(ASTRID_HOME=value)
             equal(done.returncode, 1)
             check(text in done.stderr, done.stderr)
 
     def c01_08_a_long_socket_path_aborts(self):
         deep = os.path.join(tempfile.mkdtemp(prefix="astrid-e2e-"), "x" * 100)
         os.mkdir(deep, 0o700)
-        done = self.run_with(ASTRID_HOME=deep)
+        done = self._run_with(ASTRID_HOME=deep)
         equal(done.returncode, 1)
         check("exceeding the platform limit of 108 bytes" in done.stderr, done.stderr)
 
@@ -171,7 +171,7 @@ class Options(Case):
         os.makedirs(self.d.path("etc"), exist_ok=True)
         with open(self.d.path("etc/config.toml"), "w") as f:
             f.write("[capsule]\ninstance_pool_size = 0\n")
-        done = self.run_with()
+        done = self._run_with()
         equal(done.returncode, 1)
         check("Validation error in field 'capsule.instance_pool_size'" in done.stderr, done.stderr)
         os.unlink(self.d.path("etc/config.toml"))

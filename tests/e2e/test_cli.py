@@ -151,7 +151,7 @@ class Capsules(Case):
 class Emit(Case):
     daemon = {}
 
-    def run_emit(self, *words, stdin="x", **env):
+    def _run_emit(self, *words, stdin="x", **env):
         base = {"ASTRID_HOME": self.d.home, "ASTRID_PRINCIPAL_ID": "alice", "ASTRID_SESSION_ID": "s", "ASTRID_HOOK_TOKEN": "t"}
         base.update(env)
         return subprocess.run([program("astrid-emit"), *words], env=base, input=stdin, text=True, stdout=subprocess.PIPE,
@@ -162,7 +162,7 @@ class Emit(Case):
                                          (["a", "b"], {}, 1, "unexpected"), (["a"], {"ASTRID_SESSION_ID": ""}, 1, "ASTRID_SESSION_ID"),
                                          (["a"], {"ASTRID_PRINCIPAL_ID": "", "ASTRID_HOOK_TOKEN": ""}, 1, "ASTRID_PRINCIPAL_ID"),
                                          (["a"], {"ASTRID_HOME": "/nowhere"}, 1, "failed to publish on a")]:
-            done = self.run_emit(*words, **env)
+            done = self._run_emit(*words, **env)
             equal((done.returncode, done.stdout), (status, '{"continue":true}\n'), words)
             check(text in done.stderr, done.stderr)
 

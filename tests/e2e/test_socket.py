@@ -201,9 +201,12 @@ class Frames(Case):
         lazy, busy = self.d.client(), self.d.client()
         lazy.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         lazy.prompt("x", session="default")
-        text = "y" * 500000
-        for _ in range(60):
-            busy.prompt(text, session="default")
+        text = "y" * 1000
+        for _ in range(70):
+            for _ in range(50):
+                busy.send("user.v1.prompt", {"type": "user_input", "text": text, "session_id": "default"})
+            for _ in range(50):
+                busy.recv_topic("agent.v1.response")
         began = time.monotonic()
         busy.prompt("quick", session="default")
         check(time.monotonic() - began < 2, "the other client had to wait")
