@@ -300,12 +300,26 @@ static void release_lease(struct mailbox *m, bool clean)
     ast_profile_unref(ast_steal(&call->profile));
 }
 
+uint64_t invocation_fuel(const struct ast_call_result *res, uint32_t ticks)
+{
+    uint64_t computed = (uint64_t)ticks * AST_ENGINE_TICK_MS * UINT64_C(1000000);
+    bool cut_short = res->rc == AST_E_TIMEOUT || res->rc == AST_E_CANCELLED;
+    return cut_short ? AST_MAX(res->fuel_used, computed) : res->fuel_used;
+}
+
+static bool on_tick(void *user, int64_t now_ns)
+{
+    struct mailbox *m = AST_CONTAINER_OF(user, struct mailbox, call.host);
+    m->call.ticks++;
+    return true;
+}
+
 static void charge(struct mailbox *m, const struct ast_call_result *res, int64_t now_ns)
 {
     struct capsule_ledger *l = registry_of(m)->ledger;
     struct ast_str principal = ast_principal_str(&m->call.invoking);
 
-    capsule_ledger_charge(l, principal, &m->call.reservation, res->fuel_used, now_ns);
+    capsule_ledger_charge(l, principal, &m->call.reservation, invocation_fuel(res, m->call.ticks), now_ns);
     if (res->memory_grew)
         capsule_ledger_grew(l, principal, res->memory_bytes);
 }
@@ -400,8 +414,10 @@ static void start(struct mailbox *m)
         .deadline_ns = deadline_of(c, &call->profile->quotas, call->leased_ns),
         .memory_limit_bytes = call->profile->quotas.max_memory_bytes,
         .user = &call->host,
+        .on_tick = on_tick,
         .on_done = on_done,
     };
+    call->ticks = 0;
     call->host = (struct ast_host_call){ .interceptor = true };
     ast_host_call_begin(&call->host, &c->env, caller, call->profile);
     ast_profile_unref(ast_steal(&call->profile));

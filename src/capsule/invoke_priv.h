@@ -22,6 +22,11 @@ struct invocation {
     struct ast_principal invoking;
     struct capsule_reservation reservation;
     struct capsule_ticket ticket;
+    uint32_t ticks;    /* of guest computing */
     int64_t begin_ns;  /* before the profile: the metric covers everything */
     int64_t leased_ns; /* the pool gave an instance */
 };
+
+/* What a call is charged. The engine keeps the count in a register while a loop runs, so a call that is ended at a tick
+ * may report next to nothing: then the time it computed counts, one unit a nanosecond. */
+uint64_t invocation_fuel(const struct ast_call_result *res, uint32_t ticks);

@@ -34,7 +34,8 @@ static bool on_tick(void *user, int64_t now_ns)
     struct capsule *c = capsule_of(user);
     struct capsule_loop *l = &c->loop;
 
-    if (now_ns < l->window_end_ns)
+    l->ticks++;
+    if (!l->bounded || now_ns < l->window_end_ns)
         return true;
     /* differs: every waiting host call counts, not only recv */
     uint64_t progress = atomic_load_explicit(&c->env.progress, memory_order_relaxed);
@@ -60,7 +61,7 @@ static void on_done(void *user, const struct ast_call_result *res)
     if (res->rc && !asked)
         atomic_fetch_add(&c->seat->traps, 1);
     /* differs: a loop's fuel is charged to its owner */
-    capsule_ledger_charge(c->owner->ledger, owner, &none, res->fuel_used, ast_mono_ns());
+    capsule_ledger_charge(c->owner->ledger, owner, &none, invocation_fuel(res, c->loop.ticks), ast_mono_ns());
     if (res->memory_grew)
         capsule_ledger_grew(c->owner->ledger, owner, res->memory_bytes);
     ast_host_call_end(&c->loop.host);
@@ -117,7 +118,7 @@ enum ast_rc capsule_loop_start(struct capsule *c, struct ast_err *err)
         .deadline_ns = AST_NO_DEADLINE,
         .memory_limit_bytes = l->bounded ? quotas.max_memory_bytes : AST_ENGINE_MAX_MEMORY,
         .user = &l->host,
-        .on_tick = l->bounded ? on_tick : NULL,
+        .on_tick = on_tick,
         .on_done = on_done,
     };
     ast_host_call_begin(&l->host, &c->env, /* msg= */ NULL, /* profile= */ NULL);

@@ -34,6 +34,7 @@ struct capsule_loop {
     int64_t window_end_ns;
     uint64_t progress_seen;
     unsigned idle_windows;
+    uint32_t ticks; /* of guest computing */
     atomic_bool ended;
 };
 
