@@ -192,7 +192,8 @@ enum ast_rc build_project_wrap(struct build_project *p, bool *ret_wrapped, struc
     if (!p->wasm || p->source_count == 0)
         return AST_OK;
     enum ast_rc rc = read_component(p, &bytes, &scan, err);
-    if (rc || !scan.is_core_module || !have_program("wasm-tools"))
+    /* Run loops and install hooks would need a world of their own each; those modules stay as they are. */
+    if (rc || !scan.is_core_module || scan.has_run || scan.has_install || scan.has_upgrade || !have_program("wasm-tools"))
         return rc;
     rc = build_sdk_find(&sdk, err);
     if (rc)
@@ -206,7 +207,7 @@ enum ast_rc build_project_wrap(struct build_project *p, bool *ret_wrapped, struc
     AST_AUTO(ast_cfree) char *embedded = ast_fs_joinf(p->dir, ".%s.embedded.wasm", p->manifest->name.p);
     if (!wit || !embedded || !ast_fs_is_dir(wit))
         return AST_OK; /* the core module stays: it loads as well */
-    const char *embed[] = { "wasm-tools", "component", "embed", wit, "--world", "capsule", p->wasm, "-o", embedded, NULL };
+    const char *embed[] = { "wasm-tools", "component", "embed", wit, "--world", "handlers", p->wasm, "-o", embedded, NULL };
     const char *make[] = { "wasm-tools", "component", "new", embedded, "-o", p->wasm, NULL };
     rc = run(embed, "wasm-tools component embed", err);
     if (!rc)
