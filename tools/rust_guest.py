@@ -154,6 +154,7 @@ class Compiler:
         # By this name rustc knows how to talk to it; wasm-ld-22 it would take for a C compiler.
         self.linker = next(root.glob("usr/lib/llvm-*/bin/wasm-ld"), root / "wasm-ld")
         self.packages = root / "packages.txt"
+        self.guest = cache / "guest"
         self.built = cache / "target" / TARGET / "release" / "rust_echo.wasm"
         self.env = {name: value for name, value in os.environ.items() if name not in NOT_INHERITED}
         self.env |= {
@@ -186,18 +187,30 @@ def link_cargo_config(cache):
 
 
 def cargo(compiler, verb, *options):
-    return [compiler.cargo, verb, "--locked", "-Zbuild-std=std,panic_abort", *options]
+    return [compiler.cargo, verb, "-Zbuild-std=std,panic_abort", *options]
+
+
+def copy_guest(compiler):
+    """Cargo writes its lock file beside the manifest: in the cache, where the next build finds the same versions again."""
+    for name in ("Cargo.toml", "src", ".cargo"):
+        source, target = GUEST / name, compiler.guest / name
+        if source.is_dir():
+            shutil.copytree(source, target, dirs_exist_ok=True)
+        else:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if not target.exists() or target.read_bytes() != source.read_bytes():
+                shutil.copyfile(source, target)
 
 
 def have_crates(compiler):
-    return subprocess.run(cargo(compiler, "fetch", "--offline"), cwd=GUEST, env=compiler.env,
+    return subprocess.run(cargo(compiler, "fetch", "--offline"), cwd=compiler.guest, env=compiler.env,
                           stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                           stderr=subprocess.DEVNULL, check=False).returncode == 0
 
 
 def fetch_crates(compiler):
-    say("downloading the crates of Cargo.lock")
-    run(cargo(compiler, "fetch"), Unavailable, "cargo fetch failed", cwd=GUEST, env=compiler.env)
+    say("downloading the crates")
+    run(cargo(compiler, "fetch"), Unavailable, "cargo fetch failed", cwd=compiler.guest, env=compiler.env)
 
 
 def find_wasm_tools(cache):
@@ -248,9 +261,10 @@ def prepare(cache, fetch):
         wasm_tools = find_wasm_tools(cache)
     run([wasm_tools, "--version"], Unavailable, "wasm-tools does not run")
     link_cargo_config(cache)
+    copy_guest(compiler)
     if not have_crates(compiler):
         if not fetch:
-            raise Unavailable(f"a crate of Cargo.lock is {how}")
+            raise Unavailable(f"a crate is {how}")
         fetch_crates(compiler)
     return compiler, wasm_tools
 
@@ -262,7 +276,7 @@ def compile_guest(compiler):
     command = cargo(compiler, "build", "--offline", "--release", "-Ztrim-paths",
                     "--config", 'profile.release.trim-paths="all"')
     say(f"compiling (minutes at the first time): {shlex.join(map(str, command))}")
-    if subprocess.run(command, cwd=GUEST, env=compiler.env, stdin=subprocess.DEVNULL,
+    if subprocess.run(command, cwd=compiler.guest, env=compiler.env, stdin=subprocess.DEVNULL,
                       check=False).returncode != 0:
         raise BuildError("cargo failed")
     return compiler.built
