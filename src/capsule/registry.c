@@ -549,6 +549,12 @@ void ast_capsules_forget_principal(struct ast_capsules *r, struct ast_str princi
     capsule_ledger_forget(r->ledger, principal);
 }
 
+void ast_capsules_drain(struct ast_capsules *r, unsigned wait_ms)
+{
+    if (!mailboxes_drain(&r->dispatch.boxes, ast_mono_ns() + (int64_t)wait_ms * AST_NS_PER_MS))
+        ast_log_debug(CAPSULE_TARGET, "handlers still run after %u ms", wait_ms);
+}
+
 void ast_capsules_trim(struct ast_capsules *r, int64_t now_ns)
 {
     size_t n;

@@ -28,7 +28,7 @@ class Rust(Case):
         c = self.d.client()
         equal(c.prompt("hello")[-1]["payload"]["text"], "rust: hello")
         equal(c.prompt("again", principal="alice")[-1]["payload"]["text"], "rust: again")
-        check("astrid-time" in c.request("ListCapsules")["data"])
+        check("astrid-time" in c.request("ListCapsules", principal="default")["data"])
 
 
 harness.main()
