@@ -270,6 +270,13 @@ class Daemon:
                 text += f.read()
         return text
 
+    def add_principal(self, name, text='groups = ["agent"]\n'):
+        """A profile file: the gateway serves only principals that exist."""
+        folder = self.path("etc", "profiles")
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        with open(os.path.join(folder, name + ".toml"), "w") as f:
+            f.write(text)
+
     def bearer(self, principal="default", seconds=3600):
         done = self.cli("gateway", "token", "--principal", principal, "--seconds", str(seconds))
         equal(done.returncode, 0, done.stderr)

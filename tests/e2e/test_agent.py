@@ -86,6 +86,8 @@ class Rehearsal(Case):
         equal(events[-1][1]["session_id"], given)
 
     def c03_45_principals_never_see_each_other(self):
+        for who in ["alice", "bob"]:
+            self.d.add_principal(who)
         tokens = {p: self.d.bearer(p) for p in ["alice", "bob"]}
         seen = {}
 
@@ -97,6 +99,7 @@ class Rehearsal(Case):
             t.start()
         for t in threads:
             t.join()
+        equal(sorted(seen), ["alice", "bob"])
         for who, runs in seen.items():
             other = "bob" if who == "alice" else "alice"
             equal(len(runs), 10)
