@@ -66,9 +66,10 @@ void ast_unlock(struct ast_lock *l)
 {
     ast_lock_assert_held(l);
     atomic_store_explicit(&l->holder, (pthread_t)0, memory_order_relaxed);
-    AST_ASSERT(pthread_mutex_unlock(&l->m) == 0);
     if (AST_CHECKED_BUILD)
         rank_pop(l);
+    /* Last: once released, another thread may destroy the lock. */
+    AST_ASSERT(pthread_mutex_unlock(&l->m) == 0);
 }
 
 void ast_lock_assert_held(struct ast_lock *l)
