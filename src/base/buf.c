@@ -33,9 +33,9 @@ enum ast_rc ast_buf_reserve(struct ast_buf *b, size_t extra)
         return b->fail = AST_E_TOO_LARGE;
 
     size_t need;
-    if (__builtin_add_overflow(b->n + 1, extra, &need))
-        return b->fail = AST_E_TOO_LARGE;
-    size_t cap = b->cap > SIZE_MAX / 2 ? need : b->cap * 2;
+    if (__builtin_add_overflow(b->n + 1, extra, &need) || need > PTRDIFF_MAX)
+        return b->fail = AST_E_NO_MEMORY; /* no allocator gives more than that */
+    size_t cap = b->cap * 2;
     if (cap < FIRST_CAP)
         cap = FIRST_CAP;
     if (cap > b->max && b->max < SIZE_MAX)
