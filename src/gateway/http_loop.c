@@ -226,10 +226,16 @@ static void run_posts(struct gw_loop *loop)
 
 /* --- libwebsockets ------------------------------------------------------------------------- */
 
+static void finish(struct gw_loop *loop)
+{
+    loop->done = true;
+    lws_cancel_service(loop->context); /* from a timer the service call would wait once more */
+}
+
 static void maybe_done(struct gw_loop *loop)
 {
-    if (loop->stopping && ast_list_empty(&loop->conns))
-        loop->done = true;
+    if (loop->stopping && !loop->done && ast_list_empty(&loop->conns))
+        finish(loop);
 }
 
 static struct gw_conn *conn_opened(struct lws *wsi, struct session *s)
@@ -470,7 +476,7 @@ void gw_loop_unref(struct gw_loop *loop)
 
 static void on_drained(struct gw_timer *t)
 {
-    AST_CONTAINER_OF(t, struct gw_loop, drain)->done = true;
+    finish(AST_CONTAINER_OF(t, struct gw_loop, drain));
 }
 
 static void stop_loop(struct gw_post *post)
@@ -481,7 +487,7 @@ static void stop_loop(struct gw_post *post)
         gw_conn_stop(AST_CONTAINER_OF(it, struct gw_conn, link));
     loop->drain.fire = on_drained;
     if (!gw_loop_timer(loop, &loop->drain, ast_mono_ns() + AST_GATEWAY_DRAIN_SECS * AST_NS_PER_SEC))
-        loop->done = true;
+        finish(loop);
     maybe_done(loop);
 }
 
