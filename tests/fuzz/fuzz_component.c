@@ -6,6 +6,8 @@
 
 #include "base/banned.h"
 
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
 static bool is_inside(struct ast_str part, struct ast_str whole)
 {
     return (uintptr_t)part.p >= (uintptr_t)whole.p &&
