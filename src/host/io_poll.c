@@ -5,11 +5,13 @@
  */
 #include <stdlib.h>
 
+#include "base/time.h"
 #include "host/host_priv.h"
 
 #include "base/banned.h"
 
 #define POLL_MAX 256u
+#define IO_AUDIT "astrid.audit.io"
 
 /* Owner: the handle table of one instance. */
 struct ast_io_pollable {
@@ -93,7 +95,8 @@ static bool wait_any(struct ast_abi *a, struct ast_host_call *call, const struct
     return found;
 }
 
-static int check_wait(struct ast_abi *a, const struct ast_list_io_pollable *list, struct ast_io_poll_error *reterr)
+static int check_and_wait(struct ast_abi *a, const struct ast_list_io_pollable *list,
+                          struct ast_io_poll_error *reterr)
 {
     struct ast_host_call *call = host_call(a);
     host_progress(call);
@@ -106,10 +109,27 @@ static int check_wait(struct ast_abi *a, const struct ast_list_io_pollable *list
     return AST_ABI_OK;
 }
 
+/* With the debug line of spec 05 §28. */
+static int audited_wait(struct ast_abi *a, const char *fn, const struct ast_list_io_pollable *list,
+                        struct ast_io_poll_error *reterr)
+{
+    bool audited = ast_log_enabled(AST_LOG_DEBUG, IO_AUDIT);
+    int64_t start = audited ? ast_mono_ns() : 0;
+    int rc = check_and_wait(a, list, reterr);
+    if (audited) {
+        const struct ast_host_call *call = host_call(a);
+        ast_log_fields(AST_LOG_DEBUG, IO_AUDIT, "audit", AST_F_STR("capsule_id", call->env->capsule_id),
+                       AST_F_STR("principal", ast_principal_str(&call->invoking)), AST_F_CSTR("fn", fn),
+                       AST_F_I64("elapsed_ms", (ast_mono_ns() - start) / AST_NS_PER_MS),
+                       AST_F_CSTR("error", rc ? ast_io_poll_error_name(reterr->tag) : ""));
+    }
+    return rc;
+}
+
 int ast_io_pollable_block(struct ast_abi *a, struct ast_io_pollable *self, struct ast_io_poll_error *reterr)
 {
     struct ast_list_io_pollable one = { .v = &self, .n = 1 };
-    return check_wait(a, &one, reterr);
+    return audited_wait(a, "astrid:io/poll.pollable.block", &one, reterr);
 }
 
 int ast_io_poll(struct ast_abi *a, struct ast_list_io_pollable pollables, struct ast_list_u32 *ret,
@@ -124,7 +144,7 @@ int ast_io_poll(struct ast_abi *a, struct ast_list_io_pollable pollables, struct
         reterr->u.unknown = AST_STR("poll: out of memory");
         return fail(reterr, AST_IO_POLL_ERROR_UNKNOWN);
     }
-    if (check_wait(a, &pollables, reterr))
+    if (audited_wait(a, "astrid:io/poll.poll", &pollables, reterr))
         return AST_ABI_ERR;
     for (uint32_t i = 0; i < pollables.n; i++)
         if (is_ready(pollables.v[i]))

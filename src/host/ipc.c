@@ -7,7 +7,7 @@
 #include "bus/metrics.h"
 #include "bus/topic.h"
 #include "host/host_priv.h"
-#include "host/ipc_audit.h"
+#include "host/ipc_priv.h"
 
 #include "base/banned.h"
 

@@ -11,7 +11,7 @@
 #include "bus/route.h"
 #include "bus/topic.h"
 #include "host/host_priv.h"
-#include "host/ipc_audit.h"
+#include "host/ipc_priv.h"
 
 #include "base/banned.h"
 

@@ -1,6 +1,6 @@
 /* What a capsule is told when it calls a function that this build does not have: once in the log, each time in
  * the answer. Nothing pretends success. */
-#include "host/unavailable.h"
+#include "host/unavailable_priv.h"
 
 #include "host/host_priv.h"
 

@@ -13,7 +13,7 @@ OUTPUTS = ["unavailable.c"]
 
 TOP = r"""
 /* Functions of the packages that this build does not offer, each with its own typed error. */
-#include "host/unavailable.h"
+#include "host/unavailable_priv.h"
 """
 
 

@@ -73,7 +73,7 @@ static void c04_05_admin_key_covers_the_subtree(void **state)
     static const struct ast_str acl[] = { { "astrid.v1.admin.*", 17 } };
     r->env.publish_acl = acl;
     r->env.publish_acl_count = 1;
-    assert_string_equal(rig_run(r, "pub astrid.v1.admin.auth.pair.issue 1\npub astrid.v1.admin 1"),
+    assert_string_equal(rig_run(r, "pub astrid.v1.admin.auth.pair.issue {}\npub astrid.v1.admin 1"),
                         "ok\nerr:capability-denied");
 }
 
