@@ -15,17 +15,45 @@
 
 static void put_any(struct ast_buf *out, yyjson_val *v, bool sort);
 
-static int key_cmp(const yyjson_val *a, const yyjson_val *b)
+/* Most keys differ in their first byte, so that one is looked at before a call is made. */
+static inline int key_cmp(const yyjson_val *a, const yyjson_val *b)
 {
-    return ast_str_cmp(json_val_str(a), json_val_str(b));
+    struct ast_str x = json_val_str(a), y = json_val_str(b);
+    if (x.n && y.n && x.p[0] != y.p[0])
+        return (unsigned char)x.p[0] < (unsigned char)y.p[0] ? -1 : 1;
+    return ast_str_cmp(x, y);
+}
+
+/* A string that the parser marked as free of escapes goes out as it came, with its punctuation in
+ * one step: before "text" after. */
+static void put_plain_string(struct ast_buf *out, bool comma_before, struct ast_str s, bool colon_after)
+{
+    size_t n = s.n + 2 + comma_before + colon_after;
+    char *at = json_room(out, n);
+    if (!at)
+        return;
+    out->n += n;
+    if (comma_before)
+        *at++ = ',';
+    *at++ = '"';
+    memcpy(at, s.p, s.n);
+    at += s.n;
+    *at++ = '"';
+    if (colon_after)
+        *at++ = ':';
+    *at = 0;
 }
 
 static void put_key_and_value(struct ast_buf *out, yyjson_val *key, bool is_first, bool sort)
 {
-    if (!is_first)
-        json_put_byte(out, ',');
-    put_any(out, key, sort);
-    json_put_byte(out, ':');
+    if (unsafe_yyjson_get_tag(key) == (YYJSON_TYPE_STR | YYJSON_SUBTYPE_NOESC)) {
+        put_plain_string(out, !is_first, json_val_str(key), /* colon_after= */ true);
+    } else {
+        if (!is_first)
+            json_put_byte(out, ',');
+        json_put_string(out, json_val_str(key));
+        json_put_byte(out, ':');
+    }
     put_any(out, key + 1, sort);
 }
 
@@ -132,22 +160,10 @@ static void put_array(struct ast_buf *out, yyjson_val *array, bool sort)
     json_put_byte(out, ']');
 }
 
-/* The parser marked strings without escapes: they go out as they came. */
-static void put_plain_string(struct ast_buf *out, struct ast_str s)
-{
-    char *at = json_room(out, s.n + 2);
-    if (!at)
-        return;
-    at[0] = '"';
-    memcpy(at + 1, s.p, s.n);
-    memcpy(at + 1 + s.n, "\"", 2);
-    out->n += s.n + 2;
-}
-
 static void put_any(struct ast_buf *out, yyjson_val *v, bool sort)
 {
     switch (unsafe_yyjson_get_tag(v)) {
-    case YYJSON_TYPE_STR | YYJSON_SUBTYPE_NOESC: put_plain_string(out, json_val_str(v)); break;
+    case YYJSON_TYPE_STR | YYJSON_SUBTYPE_NOESC: put_plain_string(out, false, json_val_str(v), false); break;
     case YYJSON_TYPE_STR: json_put_string(out, json_val_str(v)); break;
     case YYJSON_TYPE_OBJ: put_object(out, v, sort); break;
     case YYJSON_TYPE_ARR: put_array(out, v, sort); break;
