@@ -141,7 +141,7 @@ static struct ast_str key_of(struct capsule_dispatch *d, const struct ast_msg *m
         return AST_STR_NONE;
     if (ast_principal_valid(msg->principal))
         return msg->principal;
-    if (log_gate_pass(d->invalid_gate, OUTCOME_LINES, ast_mono_ns(), &held))
+    if (log_gate_pass(&d->invalid_gate, OUTCOME_LINES, ast_mono_ns(), &held))
         ast_log_fields(AST_LOG_WARN, TARGET, "IPC message has invalid principal string, ignoring",
                        AST_F_STR("principal", msg->principal), AST_F_U64("not_logged", held));
     return AST_STR_NONE;
@@ -548,10 +548,7 @@ static void post(void *arg, struct ast_task *t)
 
 enum ast_rc capsule_dispatch_init(struct capsule_dispatch *d, struct ast_capsules *owner, struct ast_err *err)
 {
-    *d = (struct capsule_dispatch){ .owner = owner };
-    d->invalid_gate = calloc(1, sizeof *d->invalid_gate);
-    if (!d->invalid_gate)
-        return ast_fail(err, AST_E_NO_MEMORY, "dispatcher");
+    d->owner = owner;
     pthread_rwlock_init(&d->swap, NULL);
     mailboxes_init(&d->boxes, post, invoke, d);
     enum ast_rc rc = ast_tap_open(owner->host->bus, "capsule_dispatcher", AST_STR_NONE, on_event, d, &d->tap, err);
@@ -578,10 +575,10 @@ bool capsule_dispatch_close(struct capsule_dispatch *d, int64_t deadline_ns)
 
 void capsule_dispatch_done(struct capsule_dispatch *d)
 {
-    if (!d->invalid_gate) /* never initialised */
+    if (!d->owner) /* never initialised, or done */
         return;
     mailboxes_done(&d->boxes);
     capsule_handlers_unref(ast_steal(&d->index));
     pthread_rwlock_destroy(&d->swap);
-    free(ast_steal(&d->invalid_gate));
+    d->owner = NULL;
 }

@@ -6,17 +6,18 @@
 #include "bus/bus.h"
 #include "capsule/handlers_priv.h"
 #include "capsule/mailbox_priv.h"
+#include "capsule/seat_priv.h"
 
 struct ast_capsules;
 
-/* Threads: `index` is read under a read lock of `swap` by publishers; the rest is set at init. */
+/* Zeroed: not initialised. Threads: `index` is read under a read lock of `swap` by publishers; the rest is set at init. */
 struct capsule_dispatch {
     struct ast_capsules *owner;
     struct mailboxes boxes;
     pthread_rwlock_t swap;
     struct capsule_handlers *index AST_GUARDED_BY(swap); /* owned reference; NULL: no handlers */
     struct ast_tap *tap;
-    struct log_gate *invalid_gate; /* owned; invalid principals */
+    struct log_gate invalid_gate; /* invalid principals */
     atomic_bool closing;
 };
 

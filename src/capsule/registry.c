@@ -10,6 +10,7 @@
 #include "base/fs.h"
 #include "base/log.h"
 #include "base/time.h"
+#include "bus/topic.h"
 #include "capsule/registry_priv.h"
 
 #include "base/banned.h"
@@ -534,6 +535,24 @@ bool ast_capsules_have_uplink_tables(struct ast_capsules *r)
     return found;
 }
 
+bool ast_capsules_serve(struct ast_capsules *r, struct ast_str topic)
+{
+    size_t n;
+    AST_AUTO(ast_cfree) struct capsule_seat **seats = seats_copy(r, &n);
+    bool served = false;
+
+    for (size_t i = 0; !served && i < n; i++) {
+        AST_AUTO(capsule_unref) struct capsule *c = seat_current(seats[i]);
+        if (is_pooled(c))
+            for (size_t k = 0; !served && k < c->env.binding_count; k++)
+                served = ast_topic_match_strict(c->env.bindings[k].topic, topic);
+        else if (c && c->env.is_run_loop && !capsule_loop_is_dead(c))
+            for (size_t k = 0; !served && k < c->env.subscribe_acl_count; k++)
+                served = ast_topic_match_subtree(c->env.subscribe_acl[k], topic);
+    }
+    return served;
+}
+
 uint64_t ast_capsules_fuel_total(struct ast_capsules *r, struct ast_str principal)
 {
     return capsule_ledger_fuel(r->ledger, principal);
@@ -572,9 +591,10 @@ void ast_capsules_trim(struct ast_capsules *r, int64_t now_ns)
 enum ast_rc ast_capsules_new(const struct ast_capsules_config *cfg, struct ast_capsules **ret,
                              struct ast_err *err)
 {
-    struct ast_capsules *r = calloc(1, sizeof *r);
+    struct ast_capsules *r = aligned_alloc(_Alignof(struct ast_capsules), sizeof *r); /* shards have their own lines */
     if (!r)
         return ast_fail(err, AST_E_NO_MEMORY, "capsule registry");
+    memset(r, 0, sizeof *r);
     r->host = cfg->host;
     r->engine = cfg->engine;
     r->session = cfg->session;

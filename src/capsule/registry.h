@@ -66,6 +66,9 @@ struct ast_capsule_row {
 /* Visits the registered capsules in ascending id order. */
 void ast_capsules_each(struct ast_capsules *c, bool (*each)(void *arg, const struct ast_capsule_row *row),
                        void *arg);
+/* Whether a running capsule takes messages on that topic: by a handler, or a run loop by its subscriptions. Built-in
+ * services ask before they answer in a capsule's place (spec README §5 gaps 70, 74). */
+bool ast_capsules_serve(struct ast_capsules *c, struct ast_str topic);
 bool ast_capsules_have_uplink_tables(struct ast_capsules *c); /* any [[uplink]]: blocks idle shutdown */
 
 /* Totals of one principal since start (spec 05 §23.2, §24). Unknown: 0. */

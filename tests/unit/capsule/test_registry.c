@@ -164,6 +164,7 @@ static void c05_08_a_run_loop_has_one_instance_and_c04_53_lists_its_handlers(voi
     assert_int_equal(row.env->binding_count, 1);
     assert_str(row.env->bindings[0].action, "see");
     assert_false(row.failed);
+    assert_true(ast_capsules_serve(r.capsules, AST_STR("t.gate")));
     rig_publish(&r, "t.in", "alice", "{}"); /* not delivered: gap 43 */
     ast_capsules_probe(r.capsules, 0);
     assert_int_equal(rig_row(&r, "loop").calls, 0);
@@ -425,8 +426,11 @@ static void a_second_capsule_in_one_role_is_refused_but_a_guard_is_welcome(void 
     rig_install(&r, "react", RIG_ON("user.v1.prompt", "see"), RIG_HANDLER);
     rig_install(&r, "other", RIG_ON("user.v1.prompt", "see"), RIG_HANDLER);
     rig_install(&r, "guard", RIG_ON_AT("user.v1.prompt", "go", "10"), RIG_HANDLER);
+    assert_false(ast_capsules_serve(r.capsules, AST_STR("user.v1.prompt")));
     rig_load(&r, "react");
     rig_load(&r, "guard");
+    assert_true(ast_capsules_serve(r.capsules, AST_STR("user.v1.prompt")));
+    assert_false(ast_capsules_serve(r.capsules, AST_STR("user.v1.other")));
     assert_int_equal(try_load(&r, "other", &err), AST_E_EXISTS);
     assert_string_equal(err.msg, "Unsupported entry point: capsule 'other' handles 'user.v1.prompt', which capsule "
                                  "'react' already serves; remove one of them");
