@@ -6,7 +6,8 @@
  * Sanitizers. Address: the library changes stacks behind the sanitizer's back. That is sound as long as
  * every C frame on a fiber returns (it does: a cancel resumes the fiber so that it unwinds) and locals live
  * on the real stack. Its alternate signal stacks must not be replaced by the sanitizer's: both would unmap
- * them at thread exit. Thread: each call tells it about its fiber (call.c).
+ * them at thread exit. Thread: each call tells it about its fiber (call.c), and the library, whose atomics it
+ * cannot see, is ignored; what passes through the library is ordered by our own locks as well.
  */
 #include <limits.h>
 #include <stdlib.h>
@@ -45,6 +46,17 @@ const char *__asan_default_options(void);
 const char *__asan_default_options(void)
 {
     return "detect_stack_use_after_return=0:use_sigaltstack=0";
+}
+#elif defined(__SANITIZE_THREAD__)
+const char *__tsan_default_options(void);
+const char *__tsan_default_options(void)
+{
+    return "ignore_noninstrumented_modules=1";
+}
+const char *__tsan_default_suppressions(void);
+const char *__tsan_default_suppressions(void)
+{
+    return "race:libwasmtime.so\n";
 }
 #endif
 
