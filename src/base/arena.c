@@ -12,8 +12,8 @@
 
 #include "base/banned.h"
 
-#define ALIGN 16
-#define FIRST_CHUNK 2048
+#define ALIGN        16
+#define FIRST_CHUNK  2048
 #define LARGEST_STEP ((size_t)256 * 1024)
 
 struct ast_arena_chunk {

@@ -2,7 +2,8 @@
 #pragma once
 
 #ifdef __has_feature
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || __has_feature(memory_sanitizer)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) ||                         \
+    __has_feature(memory_sanitizer)
 #define AST_CHECKED_BUILD 1
 #endif
 #endif
@@ -24,9 +25,9 @@
 #endif
 #ifdef AST_HAVE_ASAN
 #include <sanitizer/asan_interface.h>
-#define AST_POISON(p, n) ASAN_POISON_MEMORY_REGION((p), (n))
+#define AST_POISON(p, n)   ASAN_POISON_MEMORY_REGION((p), (n))
 #define AST_UNPOISON(p, n) ASAN_UNPOISON_MEMORY_REGION((p), (n))
 #else
-#define AST_POISON(p, n) ((void)(p), (void)(n))
+#define AST_POISON(p, n)   ((void)(p), (void)(n))
 #define AST_UNPOISON(p, n) ((void)(p), (void)(n))
 #endif

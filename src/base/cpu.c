@@ -12,9 +12,9 @@
 
 #include "base/banned.h"
 
-#define SMALL_FILE 4096
+#define SMALL_FILE  4096
 #define CGROUP_TEXT 65536
-#define CPUS_MAX 8192
+#define CPUS_MAX    8192
 
 static unsigned affinity_count(void)
 {
@@ -73,8 +73,10 @@ static unsigned quota_v1(const char *root, struct ast_str group)
     AST_AUTO(ast_buf_done) struct ast_buf text = AST_BUF_INIT(SMALL_FILE);
     for (size_t i = 0; i < AST_ARRAY_LEN(controllers); i++) {
         uint64_t quota, period;
-        if (ast_str_to_u64(read_small(&text, root, controllers[i], group, "cpu.cfs_quota_us"), &quota) &&
-            ast_str_to_u64(read_small(&text, root, controllers[i], group, "cpu.cfs_period_us"), &period))
+        if (ast_str_to_u64(read_small(&text, root, controllers[i], group, "cpu.cfs_quota_us"),
+                           &quota) &&
+            ast_str_to_u64(read_small(&text, root, controllers[i], group, "cpu.cfs_period_us"),
+                           &period))
             return quota_to_cpus(quota, period);
     }
     return 0;
@@ -121,7 +123,8 @@ unsigned base_cpu_quota(struct ast_str self_cgroup, const char *cgroup_root)
         for (;;) {
             while (group.n && group.p[group.n - 1] == '/')
                 group.n--;
-            best = smaller(best, is_v2 ? quota_v2(cgroup_root, group) : quota_v1(cgroup_root, group));
+            best =
+                smaller(best, is_v2 ? quota_v2(cgroup_root, group) : quota_v1(cgroup_root, group));
             if (group.n == 0)
                 break;
             while (group.n && group.p[group.n - 1] != '/')

@@ -19,10 +19,9 @@
 
 static const struct {
     const char *name, *text;
-} codes[] = {
-    [AST_OK] = { "OK", "success" },
+} codes[] = { [AST_OK] = { "OK", "success" },
 #define X(name, text) [AST_E_##name] = { #name, text },
-    AST_ERROR_MAP(X)
+              AST_ERROR_MAP(X)
 #undef X
 };
 _Static_assert(sizeof codes / sizeof codes[0] == AST_RC_COUNT, "every code has a row");

@@ -126,8 +126,8 @@ static int write_all(int fd, struct ast_str data)
 static enum ast_rc write_temp(int dir, const char *temp, const char *path, struct ast_str data,
                               mode_t mode, unsigned flags, struct ast_err *err)
 {
-    AST_AUTO(ast_fs_close) int fd =
-        openat(dir, temp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
+    AST_AUTO(ast_fs_close)
+    int fd = openat(dir, temp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
     if (fd < 0)
         return ast_fail_errno(err, ast_rc_from_errno(errno), errno, "create '%s'", path);
     int failed = fchmod(fd, mode) ? errno : write_all(fd, data); /* the umask may have cut `mode` */
@@ -153,7 +153,8 @@ enum ast_rc ast_fs_write_atomic(const char *path, struct ast_str data, mode_t mo
         return rc;
     AST_AUTO(ast_fs_close) int dir = open(dir_path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (dir < 0)
-        return ast_fail_errno(err, ast_rc_from_errno(errno), errno, "open directory '%s'", dir_path);
+        return ast_fail_errno(err, ast_rc_from_errno(errno), errno, "open directory '%s'",
+                              dir_path);
 
     uint8_t unique[8];
     char hex[2 * sizeof unique + 1], temp[32];

@@ -30,7 +30,7 @@ struct removal {
 static void removal_done(struct removal *r)
 {
     ast_fs_close_auto(&r->dir);
-    ast_vec_each(&r->above, level)
+    ast_vec_each (&r->above, level)
         free(level->name);
     ast_vec_done(&r->above);
 }
@@ -110,7 +110,8 @@ static enum ast_rc go_down(struct removal *r, char *name, struct ast_err *err)
 {
     struct stat st;
     int sub = -1;
-    enum ast_rc rc = fstat(r->dir, &st) ? failed(err, "stat", ".") : open_dir(r->dir, name, &sub, err);
+    enum ast_rc rc =
+        fstat(r->dir, &st) ? failed(err, "stat", ".") : open_dir(r->dir, name, &sub, err);
     if (!rc && sub < 0) /* it changed under us: whatever it is now, it has no content for us */
         rc = unlink_file(r->dir, name, err);
     if (rc || sub < 0) {

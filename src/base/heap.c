@@ -55,7 +55,8 @@ bool ast_heap_push(struct ast_heap *h, struct ast_heap_node *node)
     AST_ASSERT(node->index == 0);
     if (h->n == h->cap) {
         size_t bytes, cap = h->cap ? h->cap * 2 : 16;
-        if (h->cap > SIZE_MAX / 2 || __builtin_mul_overflow(cap, sizeof(struct ast_heap_node *), &bytes))
+        if (h->cap > SIZE_MAX / 2 ||
+            __builtin_mul_overflow(cap, sizeof(struct ast_heap_node *), &bytes))
             return false;
         struct ast_heap_node **v = realloc(h->v, bytes);
         if (!v)

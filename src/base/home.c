@@ -7,18 +7,19 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 
-#include "base/fs.h"
 #include "base/banned.h"
+#include "base/fs.h"
 
 #define HOME_MODE 0700
 
 /* Rows E of spec 01 §2.2. */
-static const char *const home_dirs[] = { "etc", "etc/hooks", "var", "run", "log", "keys", "bin", "wit", "home" };
+static const char *const home_dirs[] = { "etc",  "etc/hooks", "var", "run", "log",
+                                         "keys", "bin",       "wit", "home" };
 
 /* Rows P, below home/<principal>; the first level is made private, the rest lies below it. */
 static const char *const principal_dirs[] = {
-    ".local",        ".local/capsules", ".local/kv",  ".local/log", ".local/audit",
-    ".local/tokens", ".local/tmp",      ".config",    ".config/env",
+    ".local",        ".local/capsules", ".local/kv", ".local/log",  ".local/audit",
+    ".local/tokens", ".local/tmp",      ".config",   ".config/env",
 };
 
 static bool has_dot_dot(struct ast_str path)
@@ -59,7 +60,8 @@ enum ast_rc ast_home_resolve(struct ast_home *ret, struct ast_err *err)
         return rc ? rc : ast_home_at(own, ret, err);
     }
     if (!user)
-        return ast_fail(err, AST_E_INVALID, "neither ASTRID_HOME nor HOME environment variable is set");
+        return ast_fail(err, AST_E_INVALID,
+                        "neither ASTRID_HOME nor HOME environment variable is set");
     rc = check_root("HOME", ast_str_c(user), err);
     if (rc)
         return rc;
@@ -113,7 +115,8 @@ static enum ast_rc make_private(const char *path, struct ast_err *err)
     return AST_OK;
 }
 
-static enum ast_rc make_all(const char *base, const char *const *dirs, size_t n, struct ast_err *err)
+static enum ast_rc make_all(const char *base, const char *const *dirs, size_t n,
+                            struct ast_err *err)
 {
     enum ast_rc rc = make_private(base, err);
     for (size_t i = 0; !rc && i < n; i++) {
@@ -136,7 +139,8 @@ enum ast_rc ast_home_ensure(const struct ast_home *h, struct ast_err *err)
     return ast_fs_write_atomic(layout, AST_STR("1"), 0644, 0, err);
 }
 
-enum ast_rc ast_home_ensure_principal(const struct ast_home *h, struct ast_str principal, struct ast_err *err)
+enum ast_rc ast_home_ensure_principal(const struct ast_home *h, struct ast_str principal,
+                                      struct ast_err *err)
 {
     struct ast_principal p;
     enum ast_rc rc = ast_principal_parse(principal, &p, err);

@@ -59,7 +59,8 @@ const char *ast_principal_class(struct ast_str principal)
 {
     if (principal.n == 0)
         return "system";
-    if (ast_str_starts(principal, AST_STR("agent.")) || ast_str_starts(principal, AST_STR("agent:")))
+    if (ast_str_starts(principal, AST_STR("agent.")) ||
+        ast_str_starts(principal, AST_STR("agent:")))
         return "agent";
     return "user";
 }
@@ -74,9 +75,10 @@ enum ast_rc ast_capsule_id_check(struct ast_str s, struct ast_err *err)
     if (s.n == 0)
         return ast_fail(err, AST_E_INVALID, "capsule id must not be empty");
     if (!ast_capsule_id_valid(s))
-        return ast_fail(err, AST_E_INVALID,
-                        "capsule id must contain only lowercase alphanumeric characters and hyphens, "
-                        "got: " AST_STR_FMT,
-                        AST_STR_ARG(s));
+        return ast_fail(
+            err, AST_E_INVALID,
+            "capsule id must contain only lowercase alphanumeric characters and hyphens, "
+            "got: " AST_STR_FMT,
+            AST_STR_ARG(s));
     return AST_OK;
 }

@@ -35,8 +35,8 @@ enum ast_rc ast_json_parse(struct ast_str text, struct ast_json_doc **ret, struc
 {
     yyjson_read_err why = { 0 };
     /* Without YYJSON_READ_INSITU the text is copied and never written to. */
-    yyjson_doc *doc =
-        yyjson_read_opts((char *)(uintptr_t)(text.p ? text.p : ""), text.n, YYJSON_READ_NOFLAG, NULL, &why);
+    yyjson_doc *doc = yyjson_read_opts((char *)(uintptr_t)(text.p ? text.p : ""), text.n,
+                                       YYJSON_READ_NOFLAG, NULL, &why);
     if (!doc && text.n == 0)
         return ast_fail(err, AST_E_INVALID, "not JSON: empty text");
     if (!doc && why.code == YYJSON_READ_ERROR_MEMORY_ALLOCATION)
@@ -45,7 +45,8 @@ enum ast_rc ast_json_parse(struct ast_str text, struct ast_json_doc **ret, struc
         return ast_fail(err, AST_E_INVALID, "not JSON: byte %zu: %s", why.pos, why.msg);
     if (is_too_deep(doc)) {
         yyjson_doc_free(doc);
-        return ast_fail(err, AST_E_TOO_LARGE, "JSON nested deeper than %d levels", AST_JSON_MAX_DEPTH);
+        return ast_fail(err, AST_E_TOO_LARGE, "JSON nested deeper than %d levels",
+                        AST_JSON_MAX_DEPTH);
     }
     *ret = (struct ast_json_doc *)(void *)doc;
     return AST_OK;
@@ -142,7 +143,8 @@ const struct ast_json *ast_json_get(const struct ast_json *object, struct ast_st
     return found ? json_from_val(found) : NULL;
 }
 
-struct ast_str ast_json_str_or(const struct ast_json *object, struct ast_str key, struct ast_str fallback)
+struct ast_str ast_json_str_or(const struct ast_json *object, struct ast_str key,
+                               struct ast_str fallback)
 {
     struct ast_str s = fallback;
     return ast_json_string(ast_json_get(object, key), &s) ? s : fallback;

@@ -26,7 +26,8 @@ static inline int key_cmp(const yyjson_val *a, const yyjson_val *b)
 
 /* A string that the parser marked as free of escapes goes out as it came, with its punctuation in
  * one step: before "text" after. */
-static void put_plain_string(struct ast_buf *out, bool comma_before, struct ast_str s, bool colon_after)
+static void put_plain_string(struct ast_buf *out, bool comma_before, struct ast_str s,
+                             bool colon_after)
 {
     size_t n = s.n + 2 + comma_before + colon_after;
     char *at = json_room(out, n);
@@ -163,7 +164,9 @@ static void put_array(struct ast_buf *out, yyjson_val *array, bool sort)
 static void put_any(struct ast_buf *out, yyjson_val *v, bool sort)
 {
     switch (unsafe_yyjson_get_tag(v)) {
-    case YYJSON_TYPE_STR | YYJSON_SUBTYPE_NOESC: put_plain_string(out, false, json_val_str(v), false); break;
+    case YYJSON_TYPE_STR | YYJSON_SUBTYPE_NOESC:
+        put_plain_string(out, false, json_val_str(v), false);
+        break;
     case YYJSON_TYPE_STR: json_put_string(out, json_val_str(v)); break;
     case YYJSON_TYPE_OBJ: put_object(out, v, sort); break;
     case YYJSON_TYPE_ARR: put_array(out, v, sort); break;

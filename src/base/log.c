@@ -24,8 +24,8 @@
 #include "base/banned.h"
 
 #define DIRECTIVES_MAX 64
-#define TARGET_MAX 64
-#define DEFAULT_KEEP 7
+#define TARGET_MAX     64
+#define DEFAULT_KEEP   7
 
 /* A queued line; the text follows the header in the same block. */
 struct line {
@@ -46,8 +46,8 @@ struct directive {
  *   queue: any thread, under `lock`,
  *   file part: the writer thread (or base_log_emergency(), which ends the process). */
 static struct {
-    atomic_int lowest;           /* cheapest refusal: no directive and no default is below it */
-    atomic_int level;            /* default level */
+    atomic_int lowest; /* cheapest refusal: no directive and no default is below it */
+    atomic_int level;  /* default level */
     atomic_size_t directive_count;
     struct directive directives[DIRECTIVES_MAX];
     _Atomic(enum ast_log_format) format;
@@ -63,9 +63,9 @@ static struct {
     bool stop AST_GUARDED_BY(lock);
 
     pthread_t writer;
-    int fd;          /* -1 while the file cannot be opened */
-    int64_t day;     /* days since 1970 of `fd` */
-    bool is_broken;  /* a failure was reported and has not gone away */
+    int fd;         /* -1 while the file cannot be opened */
+    int64_t day;    /* days since 1970 of `fd` */
+    bool is_broken; /* a failure was reported and has not gone away */
     char *dir, *prefix;
     unsigned keep;
 } sink = { .lowest = AST_LOG_WARN, .level = AST_LOG_WARN, .fd = -1 };
@@ -372,7 +372,7 @@ static bool enqueue(struct line *l)
     sink.last = &l->next;
     sink.queued_bytes += l->n;
     ast_unlock(&sink.lock);
-    if (is_first) /* otherwise the writer has been woken already */
+    if (is_first)                              /* otherwise the writer has been woken already */
         (void)pthread_cond_signal(&sink.wake); /* cannot fail */
     return true;
 }
@@ -386,8 +386,8 @@ void ast_log_write(enum ast_log_level level, const char *target, const struct as
                    size_t field_count, const char *fmt, ...)
 {
     AST_AUTO(ast_buf_done) struct ast_buf message = AST_BUF_INIT(BASE_LOG_LINE_MAX);
-    AST_AUTO(ast_buf_done) struct ast_buf text =
-        AST_BUF_INIT(sizeof(struct line) + BASE_LOG_LINE_MAX);
+    AST_AUTO(ast_buf_done)
+    struct ast_buf text = AST_BUF_INIT(sizeof(struct line) + BASE_LOG_LINE_MAX);
     struct base_log_line line = {
         .wall_ns = now(),
         .level = level,
@@ -456,8 +456,8 @@ static enum ast_rc open_file_sink(const struct ast_log_config *cfg, struct ast_e
     }
     open_file(now());
     if (sink.fd < 0) {
-        enum ast_rc rc = ast_fail_errno(err, ast_rc_from_errno(errno), errno, "log file in '%s'",
-                                        sink.dir);
+        enum ast_rc rc =
+            ast_fail_errno(err, ast_rc_from_errno(errno), errno, "log file in '%s'", sink.dir);
         release_file_part();
         return rc;
     }
@@ -493,7 +493,8 @@ enum ast_rc ast_log_open(const struct ast_log_config *cfg, struct ast_err *err)
     atomic_store(&sink.format, cfg->format);
     unsigned bad = set_levels(cfg->level, cfg->directives);
     if (bad)
-        ast_log_warn("astrid.log", "%u log directives are not of the form target=level: skipped", bad);
+        ast_log_warn("astrid.log", "%u log directives are not of the form target=level: skipped",
+                     bad);
     return AST_OK;
 }
 

@@ -12,8 +12,8 @@
 
 /* Limits of the second try, when the first was too long: escaped they still fit a line. */
 #define CUT_MESSAGE 4096
-#define CUT_STRING 256
-#define CUT_FIELDS 16
+#define CUT_STRING  256
+#define CUT_FIELDS  16
 
 struct cut {
     size_t message, string, fields;
@@ -132,14 +132,16 @@ static void add_head(struct ast_buf *out, const struct base_log_line *line, cons
     add_text(out, ast_str_first(line->message, cut->message), /* in_quotes= */ false);
 }
 
-static void format_line(struct ast_buf *out, const struct base_log_line *line, const struct cut *cut)
+static void format_line(struct ast_buf *out, const struct base_log_line *line,
+                        const struct cut *cut)
 {
     add_head(out, line, cut);
     add_fields(out, line, cut, " ", "=");
     (void)ast_buf_add_byte(out, '\n');
 }
 
-static void format_pretty(struct ast_buf *out, const struct base_log_line *line, const struct cut *cut)
+static void format_pretty(struct ast_buf *out, const struct base_log_line *line,
+                          const struct cut *cut)
 {
     (void)ast_buf_add_lit(out, "  ");
     add_head(out, line, cut);
@@ -159,7 +161,8 @@ static void json_value(struct ast_jw *w, const struct ast_log_field *f, const st
     }
 }
 
-static void format_json(struct ast_buf *out, const struct base_log_line *line, const struct cut *cut)
+static void format_json(struct ast_buf *out, const struct base_log_line *line,
+                        const struct cut *cut)
 {
     (void)ast_buf_add_lit(out, "{\"timestamp\":\"");
     add_time(out, line->wall_ns);

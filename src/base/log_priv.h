@@ -6,8 +6,8 @@
 #include "base/buf.h"
 #include "base/log.h"
 
-#define BASE_LOG_LINE_MAX ((size_t)64 * 1024)         /* bytes of one line, new-line included */
-#define BASE_LOG_QUEUE_MAX ((size_t)8 * 1024 * 1024)  /* bytes waiting for the file */
+#define BASE_LOG_LINE_MAX  ((size_t)64 * 1024)       /* bytes of one line, new-line included */
+#define BASE_LOG_QUEUE_MAX ((size_t)8 * 1024 * 1024) /* bytes waiting for the file */
 
 struct base_log_line {
     int64_t wall_ns;

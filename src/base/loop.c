@@ -111,8 +111,8 @@ void ast_loop_post(struct ast_loop *loop, struct ast_post *post)
     struct ast_post *head = atomic_load_explicit(&loop->posted, memory_order_relaxed);
     do {
         post->next = head;
-    } while (!atomic_compare_exchange_weak_explicit(&loop->posted, &head, post, memory_order_release,
-                                                    memory_order_relaxed));
+    } while (!atomic_compare_exchange_weak_explicit(&loop->posted, &head, post,
+                                                    memory_order_release, memory_order_relaxed));
     /* Whoever found the list empty wakes the loop for all who come before the loop takes it. */
     if (!head)
         AST_ASSERT(uv_async_send(&loop->wake) == 0);
@@ -153,15 +153,19 @@ static void work_done(uv_work_t *req, int status)
 static void work_queue(struct ast_post *post)
 {
     struct work *w = AST_CONTAINER_OF(post, struct work, post);
-    AST_ASSERT(uv_queue_work(&w->loop->uv, &w->req, work_run, work_done) == 0); /* fails on NULL only */
+    AST_ASSERT(uv_queue_work(&w->loop->uv, &w->req, work_run, work_done) ==
+               0); /* fails on NULL only */
 }
 
-bool ast_loop_work(struct ast_loop *loop, void (*work)(void *arg), void (*done)(void *arg), void *arg)
+bool ast_loop_work(struct ast_loop *loop, void (*work)(void *arg), void (*done)(void *arg),
+                   void *arg)
 {
     struct work *w = calloc(1, sizeof *w);
     if (!w)
         return false;
-    *w = (struct work){ .post = { .fn = work_queue }, .loop = loop, .work = work, .done = done, .arg = arg };
+    *w = (struct work){
+        .post = { .fn = work_queue }, .loop = loop, .work = work, .done = done, .arg = arg
+    };
     w->req.data = w;
     if (ast_loop_is_mine(loop))
         work_queue(&w->post);
@@ -203,7 +207,8 @@ void ast_loop_run(struct ast_loop *loop)
 {
     atomic_store(&loop->owner, pthread_self());
     while (!atomic_load(&loop->stop))
-        (void)uv_run(&loop->uv, UV_RUN_DEFAULT); /* says whether handles are left: `wake` always is */
+        (void)uv_run(&loop->uv,
+                     UV_RUN_DEFAULT); /* says whether handles are left: `wake` always is */
     /* What was posted before the stop still runs. */
     run_posts(loop);
     atomic_store(&loop->stop, false);
@@ -306,8 +311,8 @@ static void on_poll(uv_poll_t *h, int status, int events)
     w->fn(w->arg, seen);
 }
 
-struct ast_watch *ast_watch_new(struct ast_loop *loop, int fd, void (*fn)(void *arg, unsigned events),
-                                void *arg)
+struct ast_watch *ast_watch_new(struct ast_loop *loop, int fd,
+                                void (*fn)(void *arg, unsigned events), void *arg)
 {
     assert_mine(loop);
     struct ast_watch *w = calloc(1, sizeof *w);
@@ -325,8 +330,8 @@ struct ast_watch *ast_watch_new(struct ast_loop *loop, int fd, void (*fn)(void *
 
 void ast_watch_set(struct ast_watch *w, unsigned events)
 {
-    int uv_events = (events & AST_WATCH_READ ? UV_READABLE : 0) |
-                    (events & AST_WATCH_WRITE ? UV_WRITABLE : 0);
+    int uv_events =
+        (events & AST_WATCH_READ ? UV_READABLE : 0) | (events & AST_WATCH_WRITE ? UV_WRITABLE : 0);
     w->wanted = events;
     if (uv_events)
         AST_ASSERT(uv_poll_start(&w->h, uv_events, on_poll) == 0); /* fails only while closing */
@@ -368,7 +373,8 @@ enum ast_rc ast_loop_on_signal(struct ast_loop *loop, int signum, void (*fn)(voi
     rc = uv_signal_start(&s->h, on_signal, signum);
     if (rc) {
         uv_close((uv_handle_t *)&s->h, free_block);
-        return ast_fail(err, ast_rc_from_errno(-rc), "watch signal %d: %s", signum, uv_strerror(rc));
+        return ast_fail(err, ast_rc_from_errno(-rc), "watch signal %d: %s", signum,
+                        uv_strerror(rc));
     }
     return AST_OK;
 }

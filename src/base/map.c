@@ -45,7 +45,8 @@ static struct ast_map_slot *lookup(const struct ast_map *m, struct ast_str key, 
         if (!s->key) {
             if (!slot_is_tomb(s))
                 return NULL;
-        } else if (s->hash == hash && s->n == key.n && memcmp(s->key, key.p ? key.p : "", key.n) == 0) {
+        } else if (s->hash == hash && s->n == key.n &&
+                   memcmp(s->key, key.p ? key.p : "", key.n) == 0) {
             return s;
         }
     }

@@ -138,7 +138,7 @@ enum utf8_state {
 };
 
 #define GO(from, to) ((uint64_t)(to) << (from))
-#define TRAIL (GO(U_T1, U_OK) | GO(U_T2, U_T1) | GO(U_T3, U_T2))
+#define TRAIL        (GO(U_T1, U_OK) | GO(U_T2, U_T1) | GO(U_T3, U_T2))
 
 static const uint64_t utf8_rows[256] = {
     [0x00 ... 0x7f] = GO(U_OK, U_OK),

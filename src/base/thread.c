@@ -74,7 +74,8 @@ void ast_unlock(struct ast_lock *l)
 
 void ast_lock_assert_held(struct ast_lock *l)
 {
-    AST_ASSERT(pthread_equal(atomic_load_explicit(&l->holder, memory_order_relaxed), pthread_self()));
+    AST_ASSERT(
+        pthread_equal(atomic_load_explicit(&l->holder, memory_order_relaxed), pthread_self()));
 }
 
 void ast_cond_init(pthread_cond_t *c)
@@ -117,7 +118,8 @@ static void *trampoline(void *p)
 {
     struct start s = *(struct start *)p;
     free(p);
-    (void)pthread_setname_np(pthread_self(), s.name); /* a missing name hurts only the reader of ps */
+    (void)pthread_setname_np(pthread_self(),
+                             s.name); /* a missing name hurts only the reader of ps */
     return s.fn(s.arg);
 }
 

@@ -220,7 +220,8 @@ bool ast_time_parse(struct ast_str s, int64_t *ret_wall_ns)
     if (!take_offset(&s, &offset) || s.n)
         return false;
 
-    int64_t secs = days_from_date(date) * SECS_PER_DAY + hour * 3600 + minute * 60 + second - offset;
+    int64_t secs =
+        days_from_date(date) * SECS_PER_DAY + hour * 3600 + minute * 60 + second - offset;
     int64_t ns;
     if (__builtin_mul_overflow(secs, AST_NS_PER_SEC, &ns) || __builtin_add_overflow(ns, frac, &ns))
         return false;

@@ -11,7 +11,7 @@
 
 #include "base/banned.h"
 
-#define MAX_LEVELS 128
+#define MAX_LEVELS     128
 #define MAX_JSON_BYTES ((size_t)8 * AST_TOML_MAX_BYTES) /* escapes grow a byte to six at most */
 
 /* --- Callbacks of the bridge --------------------------------------------------------------- */

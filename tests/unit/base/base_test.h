@@ -5,17 +5,18 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <cmocka.h>
-
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include <cmocka.h> /* needs the ones above */
 
 #include "base/fs.h"
 #include "base/str.h"
 
 #define assert_view(view, text) assert_view_((view), (text), __FILE__, __LINE__)
-__attribute__((noinline, unused)) static void assert_view_(struct ast_str view, const char *text, const char *file, int line)
+__attribute__((noinline, unused)) static void assert_view_(struct ast_str view, const char *text,
+                                                           const char *file, int line)
 {
     if (ast_str_eq(view, ast_str_c(text)))
         return;

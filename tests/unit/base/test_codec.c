@@ -78,12 +78,12 @@ static void base64url_appends(void **state)
 static void c03_09_base64url_refuses_what_the_encoder_would_not_write(void **state)
 {
     static const char *const rows[] = {
-        "Z",        "Zm9vY",     /* impossible lengths */
-        "Zg==",     "Zg=",       /* padding */
-        "Zh",       "Zm9",       /* non-zero trailing bits */
-        "Zm9v+A",   "Zm9v/A",    /* the other alphabet */
-        "Zm 9v",    "Zm9v\n",    /* white space */
-        "Zm9\xc3",  "*m9v",
+        "Z",       "Zm9vY",  /* impossible lengths */
+        "Zg==",    "Zg=",    /* padding */
+        "Zh",      "Zm9",    /* non-zero trailing bits */
+        "Zm9v+A",  "Zm9v/A", /* the other alphabet */
+        "Zm 9v",   "Zm9v\n", /* white space */
+        "Zm9\xc3", "*m9v",
     };
     (void)state;
     for (size_t i = 0; i < AST_ARRAY_LEN(rows); i++) {

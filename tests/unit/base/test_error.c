@@ -19,7 +19,7 @@ static void every_code_has_a_name_and_a_text(void **state)
     assert_string_equal(ast_rc_name(AST_E_NOT_FOUND), "NOT_FOUND");
     assert_string_equal(ast_rc_text(AST_E_NOT_FOUND), "not found");
     assert_string_equal(ast_rc_name(AST_RC_COUNT), "UNKNOWN");
-    assert_string_equal(ast_rc_text((enum ast_rc)-1), "unknown error");
+    assert_string_equal(ast_rc_text((enum ast_rc) - 1), "unknown error");
 }
 
 static void each_layer_puts_its_noun_in_front(void **state)
@@ -45,7 +45,8 @@ static void errno_is_told_in_words(void **state)
 {
     (void)state;
     struct ast_err err = AST_ERR_INIT;
-    assert_int_equal(ast_fail_errno(&err, AST_E_NOT_FOUND, ENOENT, "open '%s'", "f"), AST_E_NOT_FOUND);
+    assert_int_equal(ast_fail_errno(&err, AST_E_NOT_FOUND, ENOENT, "open '%s'", "f"),
+                     AST_E_NOT_FOUND);
     assert_string_equal(err.msg, "open 'f': No such file or directory");
 }
 
@@ -74,7 +75,8 @@ static void a_long_message_is_cut_between_characters(void **state)
         text[at] = 0;
         struct ast_err err = AST_ERR_INIT;
         ast_fail(&err, AST_E_INVALID, "%s", text);
-        assert_true(strlen(err.msg) < AST_ERR_MSG_BYTES && strlen(err.msg) > AST_ERR_MSG_BYTES - 10);
+        assert_true(strlen(err.msg) < AST_ERR_MSG_BYTES &&
+                    strlen(err.msg) > AST_ERR_MSG_BYTES - 10);
         assert_true(ast_str_ends(ast_str_c(err.msg), AST_STR("...")));
         assert_true(ast_str_is_utf8(ast_str_c(err.msg)));
         ast_wrap(&err, AST_E_INVALID, "noun");

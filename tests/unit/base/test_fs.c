@@ -61,7 +61,8 @@ static void read_appends_the_whole_file(void **state)
     assert_int_equal(ast_fs_read(path, 0, &b, NULL), AST_OK);
     assert_view(ast_buf_view(&b), "before content");
     AST_AUTO(ast_buf_done) struct ast_buf proc = AST_BUF_INIT(SIZE_MAX);
-    assert_int_equal(ast_fs_read("/proc/self/status", SIZE_MAX, &proc, NULL), AST_OK); /* size 0 by stat */
+    assert_int_equal(ast_fs_read("/proc/self/status", SIZE_MAX, &proc, NULL),
+                     AST_OK); /* size 0 by stat */
     assert_true(proc.n > 100);
 }
 
@@ -151,7 +152,8 @@ static void directories_are_private_from_birth(void **state)
     (void)state;
     AST_AUTO(ast_cfree) char *deep = ast_fs_join(dir, "a//b/c/"), *a = ast_fs_join(dir, "a");
     AST_AUTO(ast_cfree) char *file = ast_fs_join(dir, "file"), *below = ast_fs_join(dir, "file/x");
-    AST_AUTO(ast_cfree) char *link = ast_fs_join(dir, "link"), *through = ast_fs_join(dir, "link/d");
+    AST_AUTO(ast_cfree)
+    char *link = ast_fs_join(dir, "link"), *through = ast_fs_join(dir, "link/d");
     mode_t old = umask(0);
     assert_int_equal(ast_fs_mkdirs(deep, 0700, NULL), AST_OK);
     umask(old);
@@ -199,8 +201,10 @@ static void removing_a_tree_never_follows_a_symlink(void **state)
 {
     (void)state;
     AST_AUTO(ast_cfree) char *tree = ast_fs_join(dir, "tree"), *keep = ast_fs_join(dir, "keep/f");
-    AST_AUTO(ast_cfree) char *deep = ast_fs_join(dir, "tree/a/b"), *keep_dir = ast_fs_join(dir, "keep");
-    AST_AUTO(ast_cfree) char *l1 = ast_fs_join(dir, "tree/a/out"), *l2 = ast_fs_join(dir, "tree/dangling");
+    AST_AUTO(ast_cfree)
+    char *deep = ast_fs_join(dir, "tree/a/b"), *keep_dir = ast_fs_join(dir, "keep");
+    AST_AUTO(ast_cfree)
+    char *l1 = ast_fs_join(dir, "tree/a/out"), *l2 = ast_fs_join(dir, "tree/dangling");
     AST_AUTO(ast_cfree) char *fifo = ast_fs_join(dir, "tree/fifo"), *top = ast_fs_join(dir, "top");
     AST_AUTO(ast_cfree) char *top_slash = ast_fs_join(dir, "top///");
     assert_int_equal(ast_fs_mkdirs(deep, 0700, NULL), AST_OK);

@@ -95,7 +95,7 @@ static void a_list_keeps_order_and_lets_go_in_the_middle(void **state)
             ast_list_push_back(&head, &items[i].link);
     }
     int seen[5], n = 0;
-    ast_list_each(&head, it) {
+    ast_list_each (&head, it) {
         struct item *item = AST_CONTAINER_OF(it, struct item, link);
         seen[n++] = item->v;
         if (item->v == 1) {

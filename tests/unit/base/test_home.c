@@ -74,8 +74,18 @@ static mode_t mode_of(const struct ast_home *h, const char *name)
 
 static void c01_02_the_tree_is_private(void **state)
 {
-    static const char *const rows[] = { ".",   "etc", "etc/hooks", "var",  "run",          "log",
-                                        "keys", "bin", "wit",       "home", "home/default", "home/default/.local",
+    static const char *const rows[] = { ".",
+                                        "etc",
+                                        "etc/hooks",
+                                        "var",
+                                        "run",
+                                        "log",
+                                        "keys",
+                                        "bin",
+                                        "wit",
+                                        "home",
+                                        "home/default",
+                                        "home/default/.local",
                                         "home/default/.config" };
     (void)state;
     AST_AUTO(ast_cfree) char *root = ast_fs_join(dir, "deep/er/home");

@@ -17,13 +17,16 @@ static void principals_follow_their_grammar(void **state)
         { N64, NULL },
         { "", "principal id must not be empty" },
         { N64 "a", "principal id exceeds 64 characters" },
-        { "bad@name", "principal id contains invalid character '@' (allowed: a-z, A-Z, 0-9, -, _)" },
+        { "bad@name",
+          "principal id contains invalid character '@' (allowed: a-z, A-Z, 0-9, -, _)" },
         { "a b", "principal id contains invalid character ' ' (allowed: a-z, A-Z, 0-9, -, _)" },
         { "a.b", "principal id contains invalid character '.' (allowed: a-z, A-Z, 0-9, -, _)" },
         { "../x", "principal id contains invalid character '.' (allowed: a-z, A-Z, 0-9, -, _)" },
         { "a/b", "principal id contains invalid character '/' (allowed: a-z, A-Z, 0-9, -, _)" },
-        { "j\xc3\xbcrg", "principal id contains invalid character '\xc3\xbc' (allowed: a-z, A-Z, 0-9, -, _)" },
-        { "\xf0\x9f\x98\x80", "principal id contains invalid character '\xf0\x9f\x98\x80' (allowed: a-z, A-Z, 0-9, -, _)" },
+        { "j\xc3\xbcrg",
+          "principal id contains invalid character '\xc3\xbc' (allowed: a-z, A-Z, 0-9, -, _)" },
+        { "\xf0\x9f\x98\x80",
+          "principal id contains invalid character '\xf0\x9f\x98\x80' (allowed: a-z, A-Z, 0-9, -, _)" },
     };
     (void)state;
     for (size_t i = 0; i < AST_ARRAY_LEN(rows); i++) {
@@ -75,14 +78,21 @@ static void capsule_ids_follow_their_grammar(void **state)
         const char *text;
         bool ok;
     } rows[] = {
-        { "astrid-capsule-cli", true }, { "-9", true },      { "a", true },       { "", false },
-        { "Bad", false },               { "a_b", false },    { "../up", false },  { "a b", false },
+        { "astrid-capsule-cli", true },
+        { "-9", true },
+        { "a", true },
+        { "", false },
+        { "Bad", false },
+        { "a_b", false },
+        { "../up", false },
+        { "a b", false },
     };
     (void)state;
     for (size_t i = 0; i < AST_ARRAY_LEN(rows); i++) {
         struct ast_err err = AST_ERR_INIT;
         assert_int_equal(ast_capsule_id_valid(ast_str_c(rows[i].text)), rows[i].ok);
-        assert_int_equal(ast_capsule_id_check(ast_str_c(rows[i].text), &err), rows[i].ok ? AST_OK : AST_E_INVALID);
+        assert_int_equal(ast_capsule_id_check(ast_str_c(rows[i].text), &err),
+                         rows[i].ok ? AST_OK : AST_E_INVALID);
         if (rows[i].ok)
             continue;
         if (!*rows[i].text) {

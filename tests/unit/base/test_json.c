@@ -52,7 +52,8 @@ static void parse_refuses_what_rfc_8259_does_not_know(void **state)
         "\"\\udc00\"",
         "/*c*/1",
         "1//c",
-        "\xef\xbb\xbf" "1",
+        "\xef\xbb\xbf"
+        "1",
     };
     (void)state;
     for (size_t i = 0; i < AST_ARRAY_LEN(rows); i++) {
@@ -113,24 +114,26 @@ static void a_mebibyte_of_brackets_is_refused(void **state)
     memset(text, '[', 1 << 20);
     memset(text + (1 << 20), ']', 1 << 20);
     struct ast_json_doc *doc = NULL;
-    assert_int_equal(ast_json_parse((struct ast_str){ text, 2 << 20 }, &doc, NULL), AST_E_TOO_LARGE);
+    assert_int_equal(ast_json_parse((struct ast_str){ text, 2 << 20 }, &doc, NULL),
+                     AST_E_TOO_LARGE);
 }
 
 static void getters_tell_types_apart(void **state)
 {
     (void)state;
-    AST_AUTO(ast_json_free) struct ast_json_doc *doc =
-        parse("{\"n\":null,\"t\":true,\"u\":18446744073709551615,\"i\":-5,\"r\":2.5,\"s\":\"x\\u0000y\","
-              "\"a\":[1],\"o\":{\"k\":\"v\"},\"z\":0}");
+    AST_AUTO(ast_json_free)
+    struct ast_json_doc *doc = parse(
+        "{\"n\":null,\"t\":true,\"u\":18446744073709551615,\"i\":-5,\"r\":2.5,\"s\":\"x\\u0000y\","
+        "\"a\":[1],\"o\":{\"k\":\"v\"},\"z\":0}");
     static const struct {
         const char *key;
         enum ast_json_type type;
         const char *name;
     } rows[] = {
-        { "n", AST_JSON_NULL, "null" },     { "t", AST_JSON_BOOL, "boolean" },
-        { "u", AST_JSON_INT, "integer" },   { "i", AST_JSON_INT, "integer" },
-        { "r", AST_JSON_REAL, "number" },   { "s", AST_JSON_STRING, "string" },
-        { "a", AST_JSON_ARRAY, "array" },   { "o", AST_JSON_OBJECT, "object" },
+        { "n", AST_JSON_NULL, "null" },        { "t", AST_JSON_BOOL, "boolean" },
+        { "u", AST_JSON_INT, "integer" },      { "i", AST_JSON_INT, "integer" },
+        { "r", AST_JSON_REAL, "number" },      { "s", AST_JSON_STRING, "string" },
+        { "a", AST_JSON_ARRAY, "array" },      { "o", AST_JSON_OBJECT, "object" },
         { "none", AST_JSON_ABSENT, "absent" },
     };
     const struct ast_json *root = ast_json_root(doc);
@@ -160,7 +163,8 @@ static void getters_tell_types_apart(void **state)
     assert_true(ast_str_eq(s, AST_STR("x\0y")));
     assert_view(ast_json_str_or(root, AST_STR("i"), AST_STR("fallback")), "fallback");
     assert_view(ast_json_str_or(root, AST_STR("none"), AST_STR("fallback")), "fallback");
-    assert_true(ast_str_is(ast_json_str_or(ast_json_member(root, "o"), AST_STR("k"), AST_STR_NONE), "v"));
+    assert_true(
+        ast_str_is(ast_json_str_or(ast_json_member(root, "o"), AST_STR("k"), AST_STR_NONE), "v"));
 }
 
 static void look_ups_chain_through_what_is_absent(void **state)
@@ -177,7 +181,8 @@ static void look_ups_chain_through_what_is_absent(void **state)
 static void a_lookup_finds_the_last_of_equal_members(void **state)
 {
     (void)state;
-    AST_AUTO(ast_json_free) struct ast_json_doc *doc = parse("{\"a\":1,\"b\":[1,2],\"a\":2,\"a\":3,\"c\":0}");
+    AST_AUTO(ast_json_free)
+    struct ast_json_doc *doc = parse("{\"a\":1,\"b\":[1,2],\"a\":2,\"a\":3,\"c\":0}");
     uint64_t v = 0;
     assert_true(ast_json_u64(ast_json_member(ast_json_root(doc), "a"), &v));
     assert_int_equal(v, 3);
@@ -187,7 +192,8 @@ static void a_lookup_finds_the_last_of_equal_members(void **state)
 static void iteration_visits_in_order(void **state)
 {
     (void)state;
-    AST_AUTO(ast_json_free) struct ast_json_doc *doc = parse("{\"b\":[[1],[2,[3]]],\"a\":{},\"e\":[]}");
+    AST_AUTO(ast_json_free)
+    struct ast_json_doc *doc = parse("{\"b\":[[1],[2,[3]]],\"a\":{},\"e\":[]}");
     struct ast_json_iter it = AST_JSON_ITER(ast_json_root(doc));
     struct ast_str key;
     const struct ast_json *v;
@@ -266,7 +272,8 @@ static void canonical_form_is_that_of_the_specification(void **state)
 static void compact_form_keeps_the_order_of_members(void **state)
 {
     (void)state;
-    AST_AUTO(ast_json_free) struct ast_json_doc *doc = parse("{ \"b\" : [1, {\"z\":1,\"y\":2}], \"a\" : 2.0 }");
+    AST_AUTO(ast_json_free)
+    struct ast_json_doc *doc = parse("{ \"b\" : [1, {\"z\":1,\"y\":2}], \"a\" : 2.0 }");
     AST_AUTO(ast_buf_done) struct ast_buf out = AST_BUF_INIT(1 << 16);
     assert_int_equal(ast_json_compact(ast_json_root(doc), &out), AST_OK);
     assert_view(ast_buf_view(&out), "{\"b\":[1,{\"z\":1,\"y\":2}],\"a\":2.0}");
@@ -276,10 +283,12 @@ static void objects_of_every_size_are_sorted(void **state)
 {
     (void)state;
     for (int n = 1; n <= 70; n++) {
-        AST_AUTO(ast_buf_done) struct ast_buf in = AST_BUF_INIT(1 << 16), want = AST_BUF_INIT(1 << 16);
+        AST_AUTO(ast_buf_done)
+        struct ast_buf in = AST_BUF_INIT(1 << 16), want = AST_BUF_INIT(1 << 16);
         AST_AUTO(ast_buf_done) struct ast_buf out = AST_BUF_INIT(1 << 16);
         for (int i = 0; i < n; i++) {
-            int k = (i * 37 + 11) % n; /* some order, with repetitions unless 37 and n are coprime */
+            int k =
+                (i * 37 + 11) % n; /* some order, with repetitions unless 37 and n are coprime */
             ast_buf_addf(&in, "%s\"k%03d\":%d", i ? "," : "{", k, i);
         }
         ast_buf_add_byte(&in, '}');
@@ -301,7 +310,8 @@ static void objects_of_every_size_are_sorted(void **state)
 static void the_ceiling_of_the_output_is_exact(void **state)
 {
     (void)state;
-    static const char text[] = "{\"b\":[1,-2.5,\"q\\n\\u0001\xc3\xa4\"],\"a\":{\"x\":true,\"k\":null}}";
+    static const char text[] =
+        "{\"b\":[1,-2.5,\"q\\n\\u0001\xc3\xa4\"],\"a\":{\"x\":true,\"k\":null}}";
     AST_AUTO(ast_json_free) struct ast_json_doc *doc = parse(text);
     AST_AUTO(ast_buf_done) struct ast_buf whole = AST_BUF_INIT(1000);
     assert_int_equal(ast_json_canonical(ast_json_root(doc), &whole), AST_OK);
@@ -327,7 +337,8 @@ static void canonical_form_is_its_own_canonical_form(void **state)
     uint32_t seed = 4711;
     for (int round = 0; round < 300; round++) {
         AST_AUTO(ast_buf_done) struct ast_buf in = AST_BUF_INIT(1 << 16);
-        AST_AUTO(ast_buf_done) struct ast_buf once = AST_BUF_INIT(1 << 16), twice = AST_BUF_INIT(1 << 16);
+        AST_AUTO(ast_buf_done)
+        struct ast_buf once = AST_BUF_INIT(1 << 16), twice = AST_BUF_INIT(1 << 16);
         struct ast_jw w = AST_JW_INIT(&in);
         ast_jw_object(&w);
         for (int i = 0; i < 40; i++) {

@@ -37,9 +37,10 @@ static void commas_and_colons_are_the_writers_business(void **state)
     AST_AUTO(ast_buf_done) struct ast_buf out = AST_BUF_INIT(1000);
     struct ast_jw w = AST_JW_INIT(&out);
     write_sample(&w);
-    assert_view(ast_buf_view(&out),
-                "{\"s\":\"a\\\"b\\\\c\\n\\u001f\x7f\",\"u\":18446744073709551615,\"i\":-9223372036854775808,"
-                "\"f\":1.0,\"b\":true,\"n\":null,\"a\":[],\"l\":[0,{},{\"x\":1},false]}");
+    assert_view(
+        ast_buf_view(&out),
+        "{\"s\":\"a\\\"b\\\\c\\n\\u001f\x7f\",\"u\":18446744073709551615,\"i\":-9223372036854775808,"
+        "\"f\":1.0,\"b\":true,\"n\":null,\"a\":[],\"l\":[0,{},{\"x\":1},false]}");
 }
 
 static void the_pretty_form_indents_by_two(void **state)
@@ -86,16 +87,17 @@ static void escapes_are_found_at_every_place(void **state)
     static const struct {
         char c;
         const char *text;
-    } rows[] = { { '"', "\\\"" }, { '\\', "\\\\" }, { '\n', "\\n" },        { 0, "\\u0000" },
-                 { 31, "\\u001f" }, { 32, " " },      { 127, "\x7f" },        { '/', "/" } };
+    } rows[] = { { '"', "\\\"" },   { '\\', "\\\\" }, { '\n', "\\n" }, { 0, "\\u0000" },
+                 { 31, "\\u001f" }, { 32, " " },      { 127, "\x7f" }, { '/', "/" } };
     (void)state;
     for (size_t i = 0; i < AST_ARRAY_LEN(rows); i++) {
         for (size_t at = 0; at < 50; at++) {
             char in[50], want[120] = "\"";
             memset(in, 'x', sizeof in);
             in[at] = rows[i].c;
-            int n = snprintf(want, sizeof want, "\"%.*s%s%.*s\"", (int)at, "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx",
-                             rows[i].text, (int)(49 - at), "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx");
+            int n = snprintf(want, sizeof want, "\"%.*s%s%.*s\"", (int)at,
+                             "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx", rows[i].text,
+                             (int)(49 - at), "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx");
             assert_true(n > 0);
             AST_AUTO(ast_buf_done) struct ast_buf out = AST_BUF_INIT(1000);
             assert_int_equal(ast_json_quote((struct ast_str){ in, sizeof in }, &out), AST_OK);
@@ -110,7 +112,10 @@ static void ill_formed_text_is_repaired(void **state)
         const char *in, *out;
     } rows[] = {
         { "\xff", "\"\xef\xbf\xbd\"" },
-        { "a\x80" "b", "\"a\xef\xbf\xbd" "b\"" },
+        { "a\x80"
+          "b",
+          "\"a\xef\xbf\xbd"
+          "b\"" },
         { "\xe4\xb8", "\"\xef\xbf\xbd\"" },
         { "\xe4\xb8\n\xc3\xa4", "\"\xef\xbf\xbd\\n\xc3\xa4\"" },
         { "\xed\xa0\x80", "\"\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\"" },
@@ -129,10 +134,18 @@ static void numbers_read_back_as_the_same_number(void **state)
         double v;
         const char *text;
     } rows[] = {
-        { 0.0, "0.0" },        { -0.0, "-0.0" },   { 1.0, "1.0" },     { -2.5, "-2.5" },
-        { 1e15, "1000000000000000.0" },            { 0.1, "0.1" },     { 1e300, "1e300" },
-        { 1e-7, "1e-7" },      { 123456.789, "123456.789" },           { NAN, "null" },
-        { INFINITY, "null" },  { -INFINITY, "null" },
+        { 0.0, "0.0" },
+        { -0.0, "-0.0" },
+        { 1.0, "1.0" },
+        { -2.5, "-2.5" },
+        { 1e15, "1000000000000000.0" },
+        { 0.1, "0.1" },
+        { 1e300, "1e300" },
+        { 1e-7, "1e-7" },
+        { 123456.789, "123456.789" },
+        { NAN, "null" },
+        { INFINITY, "null" },
+        { -INFINITY, "null" },
     };
     (void)state;
     for (size_t i = 0; i < AST_ARRAY_LEN(rows); i++) {
@@ -183,7 +196,8 @@ static void a_full_buffer_fails_once_and_quietly(void **state)
         AST_AUTO(ast_buf_done) struct ast_buf out = AST_BUF_INIT(max);
         struct ast_jw small = AST_JW_INIT(&out);
         write_sample(&small);
-        assert_int_equal(ast_buf_check(&out, "out", NULL), max == whole.n ? AST_OK : AST_E_TOO_LARGE);
+        assert_int_equal(ast_buf_check(&out, "out", NULL),
+                         max == whole.n ? AST_OK : AST_E_TOO_LARGE);
         assert_int_equal(small.depth, 0);
     }
 }

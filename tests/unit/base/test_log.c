@@ -13,7 +13,7 @@
 #include "base/banned.h"
 
 #define TEN_OCLOCK (INT64_C(1781172000) * AST_NS_PER_SEC) /* 2026-06-11T10:00:00Z */
-#define DAY (INT64_C(86400) * AST_NS_PER_SEC)
+#define DAY        (INT64_C(86400) * AST_NS_PER_SEC)
 
 static char *dir;
 static _Atomic int64_t wall;
@@ -43,9 +43,9 @@ static int teardown(void **state)
 
 static void open_log(enum ast_log_level level, const char *directives)
 {
-    struct ast_log_config cfg = {
-        .dir = ast_str_c(dir), .level = level, .directives = ast_str_c(directives)
-    };
+    struct ast_log_config cfg = { .dir = ast_str_c(dir),
+                                  .level = level,
+                                  .directives = ast_str_c(directives) };
     assert_int_equal(ast_log_open(&cfg, NULL), AST_OK);
 }
 
@@ -69,8 +69,8 @@ static size_t count_lines(const char *text)
 
 /* --- Formats ------------------------------------------------------------------------------- */
 
-static void format(enum ast_log_format f, struct ast_str message, const struct ast_log_field *fields, size_t n,
-                   struct ast_buf *out)
+static void format(enum ast_log_format f, struct ast_str message,
+                   const struct ast_log_field *fields, size_t n, struct ast_buf *out)
 {
     struct base_log_line line = { .wall_ns = TEN_OCLOCK + 123456789,
                                   .level = AST_LOG_INFO,
@@ -84,9 +84,12 @@ static void format(enum ast_log_format f, struct ast_str message, const struct a
 static void each_format_has_its_shape(void **state)
 {
     (void)state;
-    const struct ast_log_field fields[] = { AST_F_CSTR("session", "0000-1"), AST_F_BOOL("ephemeral", false),
-                                            AST_F_U64("n", 7),               AST_F_I64("d", -3),
-                                            AST_F_F64("f", 0.5),             AST_F_CSTR("who", "a b"),
+    const struct ast_log_field fields[] = { AST_F_CSTR("session", "0000-1"),
+                                            AST_F_BOOL("ephemeral", false),
+                                            AST_F_U64("n", 7),
+                                            AST_F_I64("d", -3),
+                                            AST_F_F64("f", 0.5),
+                                            AST_F_CSTR("who", "a b"),
                                             AST_F_SECURITY };
     static const char compact[] =
         "2026-06-11T10:00:00.123456Z  INFO astrid.kernel: Kernel booted successfully session=0000-1 "
@@ -97,17 +100,20 @@ static void each_format_has_its_shape(void **state)
     } rows[] = {
         { AST_LOG_COMPACT, compact },
         { AST_LOG_FULL, compact },
-        { AST_LOG_PRETTY, "  2026-06-11T10:00:00.123456Z  INFO astrid.kernel: Kernel booted successfully\n"
-                          "    session: 0000-1\n    ephemeral: false\n    n: 7\n    d: -3\n    f: 0.5\n"
-                          "    who: \"a b\"\n    security_event: true\n\n" },
-        { AST_LOG_JSON, "{\"timestamp\":\"2026-06-11T10:00:00.123456Z\",\"level\":\"INFO\",\"fields\":"
-                        "{\"message\":\"Kernel booted successfully\",\"session\":\"0000-1\",\"ephemeral\":false,"
-                        "\"n\":7,\"d\":-3,\"f\":0.5,\"who\":\"a b\",\"security_event\":true},"
-                        "\"target\":\"astrid.kernel\"}\n" },
+        { AST_LOG_PRETTY,
+          "  2026-06-11T10:00:00.123456Z  INFO astrid.kernel: Kernel booted successfully\n"
+          "    session: 0000-1\n    ephemeral: false\n    n: 7\n    d: -3\n    f: 0.5\n"
+          "    who: \"a b\"\n    security_event: true\n\n" },
+        { AST_LOG_JSON,
+          "{\"timestamp\":\"2026-06-11T10:00:00.123456Z\",\"level\":\"INFO\",\"fields\":"
+          "{\"message\":\"Kernel booted successfully\",\"session\":\"0000-1\",\"ephemeral\":false,"
+          "\"n\":7,\"d\":-3,\"f\":0.5,\"who\":\"a b\",\"security_event\":true},"
+          "\"target\":\"astrid.kernel\"}\n" },
     };
     for (size_t i = 0; i < AST_ARRAY_LEN(rows); i++) {
         AST_AUTO(ast_buf_done) struct ast_buf out = AST_BUF_INIT(BASE_LOG_LINE_MAX);
-        format(rows[i].format, AST_STR("Kernel booted successfully"), fields, AST_ARRAY_LEN(fields), &out);
+        format(rows[i].format, AST_STR("Kernel booted successfully"), fields, AST_ARRAY_LEN(fields),
+               &out);
         assert_view(ast_buf_view(&out), rows[i].want);
     }
 }
@@ -122,7 +128,9 @@ static void foreign_text_cannot_forge_a_line(void **state)
         { "a\nb\r\tc", "a\\nb\\r\\tc", "\"a\\nb\\r\\tc\"" },
         { "\x1b[31m", "\\u001b[31m", "\"\\u001b[31m\"" },
         { "\x7f", "\\u007f", "\"\\u007f\"" },
-        { "\xc2\x9b" "2J", "\\u009b2J", "\"\\u009b2J\"" },
+        { "\xc2\x9b"
+          "2J",
+          "\\u009b2J", "\"\\u009b2J\"" },
         { "\xe2\x80\xae", "\\u202e", "\"\\u202e\"" },
         { "\xff", "\xef\xbf\xbd", "\"\xef\xbf\xbd\"" },
         { "say \"x\" \\", "say \"x\" \\", "\"say \\\"x\\\" \\\\\"" },
@@ -152,7 +160,8 @@ static void a_long_line_is_cut_and_says_so(void **state)
     for (int f = AST_LOG_COMPACT; f <= AST_LOG_JSON; f++) {
         AST_AUTO(ast_buf_done) struct ast_buf out = AST_BUF_INIT(1 << 20);
         ast_buf_add_lit(&out, "before");
-        format((enum ast_log_format)f, ast_str_n(text, 1 << 20), fields, AST_ARRAY_LEN(fields), &out);
+        format((enum ast_log_format)f, ast_str_n(text, 1 << 20), fields, AST_ARRAY_LEN(fields),
+               &out);
         assert_true(out.n <= 6 + BASE_LOG_LINE_MAX);
         assert_int_equal(out.p[out.n - 1], '\n');
         assert_true(ast_str_find(ast_buf_view(&out), AST_STR("truncated")) != AST_STR_NPOS);
@@ -169,15 +178,20 @@ static void a_long_line_is_cut_and_says_so(void **state)
 static void the_most_specific_directive_decides(void **state)
 {
     (void)state;
-    open_log(AST_LOG_INFO, " astrid.bus=debug , astrid.bus.queue=error,warn, astrid_gateway=trace,x=off");
+    open_log(AST_LOG_INFO,
+             " astrid.bus=debug , astrid.bus.queue=error,warn, astrid_gateway=trace,x=off");
     static const struct {
         const char *target;
         enum ast_log_level lowest;
     } rows[] = {
-        { "astrid.kernel", AST_LOG_WARN },          { "astrid.bus", AST_LOG_DEBUG },
-        { "astrid.bus.route", AST_LOG_DEBUG },      { "astrid.bus.queue", AST_LOG_ERROR },
-        { "astrid.bus.queue.x", AST_LOG_ERROR },    { "astrid.business", AST_LOG_WARN },
-        { "astrid", AST_LOG_WARN },                 { "astrid_gateway::http", AST_LOG_TRACE },
+        { "astrid.kernel", AST_LOG_WARN },
+        { "astrid.bus", AST_LOG_DEBUG },
+        { "astrid.bus.route", AST_LOG_DEBUG },
+        { "astrid.bus.queue", AST_LOG_ERROR },
+        { "astrid.bus.queue.x", AST_LOG_ERROR },
+        { "astrid.business", AST_LOG_WARN },
+        { "astrid", AST_LOG_WARN },
+        { "astrid_gateway::http", AST_LOG_TRACE },
         { "x", AST_LOG_OFF },
     };
     for (size_t i = 0; i < AST_ARRAY_LEN(rows); i++) {
@@ -196,7 +210,8 @@ static void bad_directives_are_skipped_with_a_warning(void **state)
     assert_true(ast_log_enabled(AST_LOG_INFO, "astrid.bus"));
     ast_log_close();
     AST_AUTO(ast_cfree) char *text = content(NULL);
-    assert_non_null(strstr(text, "WARN astrid.log: 3 log directives are not of the form target=level: skipped"));
+    assert_non_null(strstr(
+        text, "WARN astrid.log: 3 log directives are not of the form target=level: skipped"));
 }
 
 static void level_names_are_known_in_any_case(void **state)
@@ -225,8 +240,10 @@ static void lines_reach_a_private_file_of_the_day(void **state)
     ast_log_close();
     AST_AUTO(ast_cfree) char *text = content(NULL);
     assert_int_equal(count_lines(text), 3);
-    assert_true(ast_str_starts(ast_str_c(text), AST_STR("2026-06-11T10:00:00.123456Z  INFO astrid.test: number 1\n"
-                                                        "2026-06-11T10:00:00.123456Z  WARN astrid.test: with 100% text n=2\n")));
+    assert_true(ast_str_starts(
+        ast_str_c(text),
+        AST_STR("2026-06-11T10:00:00.123456Z  INFO astrid.test: number 1\n"
+                "2026-06-11T10:00:00.123456Z  WARN astrid.test: with 100% text n=2\n")));
     assert_non_null(strstr(text, long_text));
     struct stat st;
     AST_AUTO(ast_cfree) char *path = ast_fs_join(dir, "astrid.2026-06-11.log");
@@ -262,8 +279,8 @@ static void midnight_turns_the_page_and_the_oldest_page_goes(void **state)
 {
     (void)state;
     static const char *const foreign[] = {
-        "cli.2020-01-01.log", "astrid.2020-01-01.log.gz", "astrid.notes.log", "astrid.20200101.log",
-        "astridx2020-01-01.log", "audit.db",
+        "cli.2020-01-01.log",  "astrid.2020-01-01.log.gz", "astrid.notes.log",
+        "astrid.20200101.log", "astridx2020-01-01.log",    "audit.db",
     };
     for (size_t i = 0; i < AST_ARRAY_LEN(foreign); i++)
         touch(foreign[i]);
@@ -311,7 +328,8 @@ static void no_line_is_torn_between_threads(void **state)
     open_log(AST_LOG_INFO, "");
     pthread_t threads[4];
     for (size_t i = 0; i < 4; i++)
-        assert_int_equal(ast_thread_start(&threads[i], "writer", write_many, names[i], NULL), AST_OK);
+        assert_int_equal(ast_thread_start(&threads[i], "writer", write_many, names[i], NULL),
+                         AST_OK);
     for (size_t i = 0; i < 4; i++)
         assert_int_equal(pthread_join(threads[i], NULL), 0);
     ast_log_close();
@@ -325,7 +343,9 @@ static void no_line_is_torn_between_threads(void **state)
         char who, extra;
         int i;
         AST_AUTO(ast_cfree) char *copy = ast_str_dup(line);
-        assert_int_equal(sscanf(copy, "2026-06-11T10:00:00.123456Z  INFO astrid.test: %c %d en%c", &who, &i, &extra), 3);
+        assert_int_equal(sscanf(copy, "2026-06-11T10:00:00.123456Z  INFO astrid.test: %c %d en%c",
+                                &who, &i, &extra),
+                         3);
         assert_in_range(who, 'a', 'd');
         assert_int_equal(i, next[who - 'a']++); /* each thread's lines in their order */
     }
@@ -360,8 +380,9 @@ static void without_a_directory_lines_go_to_standard_error(void **state)
     close(saved);
     assert_int_equal(rc, AST_OK);
     AST_AUTO(ast_cfree) char *text = content("stderr");
-    assert_string_equal(text, "{\"timestamp\":\"2026-06-11T10:00:00.123456Z\",\"level\":\"DEBUG\",\"fields\":"
-                              "{\"message\":\"hello\"},\"target\":\"astrid.test\"}\n");
+    assert_string_equal(
+        text, "{\"timestamp\":\"2026-06-11T10:00:00.123456Z\",\"level\":\"DEBUG\",\"fields\":"
+              "{\"message\":\"hello\"},\"target\":\"astrid.test\"}\n");
     cfg = (struct ast_log_config){ .level = AST_LOG_WARN };
     assert_int_equal(ast_log_open(&cfg, NULL), AST_OK);
 }

@@ -79,7 +79,8 @@ static void posts_arrive_in_the_order_of_each_thread(void **state)
     total = 0;
     memset(next_nr, 0, sizeof next_nr);
     for (intptr_t i = 0; i < 4; i++)
-        assert_int_equal(ast_thread_start(&threads[i], "poster", post_many, (void *)i, NULL), AST_OK);
+        assert_int_equal(ast_thread_start(&threads[i], "poster", post_many, (void *)i, NULL),
+                         AST_OK);
     ast_loop_run(loop);
     for (size_t i = 0; i < 4; i++)
         assert_int_equal(pthread_join(threads[i], NULL), 0);
@@ -224,7 +225,8 @@ static void on_readable(void *arg, unsigned events)
 {
     int fd = *(int *)arg;
     assert_int_equal(events, AST_WATCH_READ);
-    ssize_t n = read(fd, got + strlen(got), 1); /* one byte at a time: level-triggered calls again */
+    ssize_t n =
+        read(fd, got + strlen(got), 1); /* one byte at a time: level-triggered calls again */
     if (n == 0) {
         ast_watch_close(watch);
         ast_loop_stop(loop);

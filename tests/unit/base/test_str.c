@@ -18,13 +18,14 @@ static void comparison_is_by_bytes_and_then_by_length(void **state)
         const char *a, *b;
         int want;
     } rows[] = {
-        { "", "", 0 },       { "", "a", -1 },      { "a", "", 1 },         { "a", "b", -1 },
-        { "ab", "abc", -1 }, { "b", "abc", 1 },    { "\xff", "\x7f", 1 },  { "same", "same", 0 },
+        { "", "", 0 },       { "", "a", -1 },   { "a", "", 1 },        { "a", "b", -1 },
+        { "ab", "abc", -1 }, { "b", "abc", 1 }, { "\xff", "\x7f", 1 }, { "same", "same", 0 },
         { "Z", "a", -1 },    { "10", "9", -1 },
     };
     (void)state;
     for (size_t i = 0; i < AST_ARRAY_LEN(rows); i++)
-        assert_int_equal(sign(ast_str_cmp(ast_str_c(rows[i].a), ast_str_c(rows[i].b))), rows[i].want);
+        assert_int_equal(sign(ast_str_cmp(ast_str_c(rows[i].a), ast_str_c(rows[i].b))),
+                         rows[i].want);
     assert_int_equal(ast_str_cmp(AST_STR_NONE, AST_STR("")), 0);
     assert_true(sign(ast_str_cmp(AST_STR("a\0b"), AST_STR("a\0c"))) < 0);
 }
@@ -65,8 +66,9 @@ static void split_keeps_empty_pieces(void **state)
         const char *pieces[5];
         size_t n;
     } rows[] = {
-        { "a..b", { "a", "", "b" }, 3 }, { "", { "" }, 1 },           { ".", { "", "" }, 2 },
-        { "abc", { "abc" }, 1 },         { "a.b.", { "a", "b", "" }, 3 },
+        { "a..b", { "a", "", "b" }, 3 }, { "", { "" }, 1 },
+        { ".", { "", "" }, 2 },          { "abc", { "abc" }, 1 },
+        { "a.b.", { "a", "b", "" }, 3 },
     };
     (void)state;
     for (size_t i = 0; i < AST_ARRAY_LEN(rows); i++) {
@@ -203,7 +205,8 @@ static void utf8_agrees_with_the_definition_for_every_short_sequence(void **stat
 {
     (void)state;
     /* Every first and second byte; the rest from the borders of the ranges. */
-    static const unsigned char tail[] = { 0x00, 0x41, 0x7f, 0x80, 0x8f, 0x90, 0x9f, 0xa0, 0xbf, 0xc2, 0xff };
+    static const unsigned char tail[] = { 0x00, 0x41, 0x7f, 0x80, 0x8f, 0x90,
+                                          0x9f, 0xa0, 0xbf, 0xc2, 0xff };
     for (unsigned a = 0; a < 256; a++) {
         for (unsigned b = 0; b < 256; b++) {
             for (size_t c = 0; c < sizeof tail; c++) {
@@ -224,8 +227,8 @@ static void a_bad_sequence_is_stepped_over_in_one_piece(void **state)
         const char *text;
         size_t step;
     } rows[] = {
-        { "\xff", 1 },      { "\x80\x80", 1 },     { "\xc2", 1 },          { "\xe4\xb8", 2 },
-        { "\xe4\xb8z", 2 }, { "\xf0\x9f\x98", 3 }, { "\xed\xa0\x80", 1 },  { "\xf0\x80\x80", 1 },
+        { "\xff", 1 },      { "\x80\x80", 1 },     { "\xc2", 1 },         { "\xe4\xb8", 2 },
+        { "\xe4\xb8z", 2 }, { "\xf0\x9f\x98", 3 }, { "\xed\xa0\x80", 1 }, { "\xf0\x80\x80", 1 },
     };
     (void)state;
     for (size_t i = 0; i < AST_ARRAY_LEN(rows); i++) {

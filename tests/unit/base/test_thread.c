@@ -161,7 +161,8 @@ static void a_thread_has_its_name_and_leaves_signals_alone(void **state)
     pthread_t t;
     sigset_t before, after;
     pthread_sigmask(SIG_SETMASK, NULL, &before);
-    assert_int_equal(ast_thread_start(&t, "a-name-that-is-too-long", look_around, &s, NULL), AST_OK);
+    assert_int_equal(ast_thread_start(&t, "a-name-that-is-too-long", look_around, &s, NULL),
+                     AST_OK);
     assert_int_equal(pthread_join(t, NULL), 0);
     pthread_sigmask(SIG_SETMASK, NULL, &after);
     assert_string_equal(s.name, "a-name-that-is-");
@@ -180,7 +181,8 @@ static char *root;
 static void put(const char *name, const char *text)
 {
     AST_AUTO(ast_cfree) char *path = ast_fs_join(root, name);
-    AST_AUTO(ast_cfree) char *parent = ast_str_dup(ast_str_n(path, (size_t)(strrchr(path, '/') - path)));
+    AST_AUTO(ast_cfree)
+    char *parent = ast_str_dup(ast_str_n(path, (size_t)(strrchr(path, '/') - path)));
     assert_int_equal(ast_fs_mkdirs(parent, 0700, NULL), AST_OK);
     assert_int_equal(ast_fs_write_atomic(path, ast_str_c(text), 0600, 0, NULL), AST_OK);
 }

@@ -102,7 +102,10 @@ static void deep_nesting_is_refused_in_every_disguise(void **state)
         case 2: ast_buf_add_lit(&t, "[x"), repeat(&t, ".a", n), ast_buf_add_lit(&t, "]"); break;
         case 3: ast_buf_add_lit(&t, "a = "), repeat(&t, "[", n), repeat(&t, "]", n); break;
         case 4: ast_buf_add_lit(&t, "a = "), repeat(&t, "{a=", n); break;
-        case 5: ast_buf_add_lit(&t, "a = "), repeat(&t, "{a.a.a.a.a.a=", 30), repeat(&t, "1", 1), repeat(&t, "}", 30); break;
+        case 5:
+            ast_buf_add_lit(&t, "a = "), repeat(&t, "{a.a.a.a.a.a=", 30), repeat(&t, "1", 1),
+                repeat(&t, "}", 30);
+            break;
         case 6: ast_buf_add_lit(&t, "a = [\n"), repeat(&t, "[\n", n); break;
         }
         struct ast_json_doc *doc = NULL;
@@ -141,7 +144,8 @@ static void many_dots_that_are_not_keys_are_fine(void **state)
     if (ast_toml_parse(ast_buf_view(&t), &doc, &err))
         fail_msg("%s", err.msg);
     assert_int_equal(ast_json_count(ast_json_member(ast_json_root(doc), "f")), 500);
-    assert_int_equal(ast_json_count(ast_json_member(ast_json_member(ast_json_root(doc), "x"), "y")), 500);
+    assert_int_equal(ast_json_count(ast_json_member(ast_json_member(ast_json_root(doc), "x"), "y")),
+                     500);
 }
 
 static void size_is_bounded(void **state)

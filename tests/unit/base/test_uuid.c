@@ -4,9 +4,8 @@
 
 #include "base/banned.h"
 
-static const struct ast_uuid sample = {
-    { 0x0b, 0x0f, 0x7a, 0x0e, 0x8a, 0x64, 0x4a, 0x0a, 0xb1, 0xc3, 0x5f, 0x5f, 0x0e, 0x6d, 0x9f, 0x10 }
-};
+static const struct ast_uuid sample = { { 0x0b, 0x0f, 0x7a, 0x0e, 0x8a, 0x64, 0x4a, 0x0a, 0xb1,
+                                          0xc3, 0x5f, 0x5f, 0x0e, 0x6d, 0x9f, 0x10 } };
 
 static void format_is_lower_case_with_hyphens(void **state)
 {
@@ -20,12 +19,9 @@ static void format_is_lower_case_with_hyphens(void **state)
 static void parse_takes_the_forms_of_the_standard_parser(void **state)
 {
     static const char *const rows[] = {
-        "0b0f7a0e-8a64-4a0a-b1c3-5f5f0e6d9f10",
-        "0B0F7A0E-8A64-4A0A-B1C3-5F5F0E6D9F10",
-        "0b0f7a0e8a644a0ab1c35f5f0e6d9f10",
-        "0B0f7a0e8a644a0aB1C35F5F0e6d9f10",
-        "{0b0f7a0e-8a64-4a0a-b1c3-5f5f0e6d9f10}",
-        "urn:uuid:0b0f7a0e-8a64-4a0a-b1c3-5f5f0e6d9f10",
+        "0b0f7a0e-8a64-4a0a-b1c3-5f5f0e6d9f10",   "0B0F7A0E-8A64-4A0A-B1C3-5F5F0E6D9F10",
+        "0b0f7a0e8a644a0ab1c35f5f0e6d9f10",       "0B0f7a0e8a644a0aB1C35F5F0e6d9f10",
+        "{0b0f7a0e-8a64-4a0a-b1c3-5f5f0e6d9f10}", "urn:uuid:0b0f7a0e-8a64-4a0a-b1c3-5f5f0e6d9f10",
     };
     (void)state;
     for (size_t i = 0; i < AST_ARRAY_LEN(rows); i++) {

@@ -17,13 +17,13 @@ static void pushes_keep_their_order(void **state)
         assert_true(ast_vec_push(&v, (struct pair){ i, "x" }));
     assert_int_equal(v.n, 1000);
     int want = 0;
-    ast_vec_each(&v, it)
+    ast_vec_each (&v, it)
         assert_int_equal(it->a, want++);
     assert_int_equal(want, 1000);
     ast_vec_done(&v);
     assert_null(v.v);
     assert_int_equal(v.n, 0);
-    ast_vec_each(&v, it)
+    ast_vec_each (&v, it)
         fail();
 }
 
