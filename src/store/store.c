@@ -128,7 +128,8 @@ static enum ast_rc open_env(struct ast_store *s, const struct ast_store_config *
                             struct ast_err *err)
 {
     uint64_t max = cfg->max_bytes ? cfg->max_bytes : AST_STORE_DEFAULT_BYTES, map;
-    uint64_t reserve = AST_MIN(AST_MAX(max / 16, (uint64_t)RESERVE_MIN), (uint64_t)RESERVE_MAX);
+    uint64_t reserve = AST_MAX(max / 16, (uint64_t)RESERVE_MIN);
+    reserve = AST_MIN(reserve, (uint64_t)RESERVE_MAX);
     if (__builtin_add_overflow(max, reserve, &map) || map > SIZE_MAX / 2)
         return ast_fail(err, AST_E_INVALID, "max_bytes is too large");
     map += MAP_STEP - map % MAP_STEP;

@@ -55,6 +55,8 @@ static void check_signed(struct ast_str input, uint64_t now)
         check(ast_buf_view(&token), now);
 }
 
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
