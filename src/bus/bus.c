@@ -223,7 +223,8 @@ static void tap_call(struct ast_tap *tap, struct ast_msg *msg)
 /* Routes first: whoever is woken by a tap and publishes in reply comes later in every route. */
 static void deliver(struct ast_bus *bus, struct ast_msg *msg)
 {
-    struct bus_hits hits = { .v = hits.few, .cap = AST_ARRAY_LEN(hits.few) };
+    struct bus_hits hits;
+    bus_hits_init(&hits);
     pthread_mutex_t *shard = own_shard(bus);
     mutex_lock(shard);
     bus_index_collect(&bus->index, msg, &hits);

@@ -304,22 +304,27 @@ static void node_visit(const struct bus_node *node, const struct lookup *l, size
         node_visit(node->star, l, at + 1);
 }
 
-/* False: too many segments to match anything. */
+/* False: too many segments to match anything. Segments are short: a plain loop beats memchr. */
 static bool lookup_split(struct lookup *l, struct ast_str topic)
 {
-    bool more = true;
-    struct ast_str segment;
-    while (ast_str_split(&topic, &more, '.', &segment)) {
+    size_t begin = 0;
+    for (size_t i = 0; i <= topic.n; i++) {
+        if (i < topic.n && topic.p[i] != '.')
+            continue;
         if (l->count == AST_TOPIC_MATCH_SEGMENTS)
             return false;
-        l->segments[l->count++] = segment;
+        l->segments[l->count++] = (struct ast_str){ topic.n ? topic.p + begin : NULL, i - begin };
+        begin = i + 1;
     }
     return true;
 }
 
 void bus_index_collect(const struct bus_index *index, const struct ast_msg *msg, struct bus_hits *hits)
 {
-    struct lookup l = { .msg = msg, .hits = hits };
+    struct lookup l; /* the segments stay as they are: clearing them would cost more than the look-up */
+    l.msg = msg;
+    l.hits = hits;
+    l.count = 0;
     if (msg->is_ipc && lookup_split(&l, msg->topic))
         node_visit(index->root, &l, 0);
     ast_list_each(&index->everything, link)

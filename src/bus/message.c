@@ -116,13 +116,27 @@ enum ast_rc ast_msg_from_json(const struct ast_msg_spec *spec, struct ast_str js
     return ast_msg_from_value(spec, ast_json_root(doc), ret, err);
 }
 
+/* Whether the text names the member somewhere. Looks for the underscore, which is rare. */
+static bool mentions_session(struct ast_str body)
+{
+    static const char name[] = "\"session_id\"";
+    enum { BYTES = sizeof name - 1, BEFORE = 8 }; /* of the name, and in front of its underscore */
+    const char *at = body.p, *end = body.n ? body.p + body.n : body.p;
+    while (at < end && (at = memchr(at, '_', (size_t)(end - at)))) {
+        if (at - body.p >= BEFORE && end - at >= BYTES - BEFORE && memcmp(at - BEFORE, name, BYTES) == 0)
+            return true;
+        at++;
+    }
+    return false;
+}
+
 enum ast_rc ast_msg_trusted(const struct ast_msg_spec *spec, enum ast_payload_kind kind, struct ast_str body,
                             struct ast_msg **ret, struct ast_err *err)
 {
     /* Only a body that names the member is parsed for it. */
     AST_AUTO(ast_json_free) struct ast_json_doc *doc = NULL;
     struct ast_str session = AST_STR_NONE;
-    if (ast_str_find(body, AST_STR("\"session_id\"")) != AST_STR_NPOS) {
+    if (mentions_session(body)) {
         enum ast_rc rc = ast_json_parse(body, &doc, err);
         if (rc)
             return ast_wrap(err, rc, "trusted payload");

@@ -44,6 +44,7 @@ struct ast_route {
     void (*notify)(void *arg);
     void *arg;
 
+    atomic_size_t queued; /* messages; written under the lock, read by consumers that may find none */
     struct ast_lock lock;
     struct bus_queues queues            AST_GUARDED_BY(lock);
     uint64_t dropped_total              AST_GUARDED_BY(lock);
@@ -215,6 +216,11 @@ static void logs_flush(const struct ast_route *r, const struct drop_log logs[sta
                            AST_F_CSTR("capsule", r->label), AST_F_U64("suppressed", logs[why].silent));
 }
 
+static void count_queued(struct ast_route *r) AST_REQUIRES(r->lock)
+{
+    atomic_store_explicit(&r->queued, r->queues.messages, memory_order_release);
+}
+
 /* --- Filling --------------------------------------------------------------------------------- */
 
 static bool enqueue(struct ast_route *r, struct ast_msg *msg)
@@ -228,6 +234,7 @@ static bool enqueue(struct ast_route *r, struct ast_msg *msg)
         r->lines = lines;
         (void)bus_queues_push(&r->queues, msg); /* a refusal was counted and wakes the consumer too */
         r->lines = NULL;
+        count_queued(r);
     }
     ast_unlock(&r->lock);
     lines_write(r, lines);
@@ -308,6 +315,7 @@ void ast_route_close(struct ast_route *r)
     ast_lock(&r->lock);
     bus_queues_done(&r->queues); /* a late publisher finds the route closed */
     bus_queues_init(&r->queues);
+    count_queued(r);
     memcpy(logs, r->logs, sizeof logs);
     ast_unlock(&r->lock);
     logs_flush(r, logs);
@@ -316,28 +324,40 @@ void ast_route_close(struct ast_route *r)
 
 /* --- Taking ---------------------------------------------------------------------------------- */
 
+/* Whoever was told of a message sees it counted: the count is stored before notify runs. */
 bool ast_route_empty(struct ast_route *r)
 {
-    AST_WITH_LOCK(&r->lock);
-    return r->queues.messages == 0;
+    return atomic_load_explicit(&r->queued, memory_order_acquire) == 0;
 }
 
 struct ast_msg *ast_route_take(struct ast_route *r)
 {
+    if (ast_route_empty(r))
+        return NULL;
     AST_WITH_LOCK(&r->lock);
-    return bus_queues_take(&r->queues);
+    struct ast_msg *m = bus_queues_take(&r->queues);
+    count_queued(r);
+    return m;
 }
 
 size_t ast_route_drain(struct ast_route *r, size_t budget_bytes, struct ast_msg **out, size_t max)
 {
+    if (ast_route_empty(r))
+        return 0;
     AST_WITH_LOCK(&r->lock);
-    return bus_queues_drain(&r->queues, budget_bytes, out, max);
+    size_t n = bus_queues_drain(&r->queues, budget_bytes, out, max);
+    count_queued(r);
+    return n;
 }
 
 size_t ast_route_take_envelope(struct ast_route *r, size_t budget_bytes, struct ast_msg **out, size_t max)
 {
+    if (ast_route_empty(r))
+        return 0;
     AST_WITH_LOCK(&r->lock);
-    return bus_queues_take_envelope(&r->queues, budget_bytes, out, max);
+    size_t n = bus_queues_take_envelope(&r->queues, budget_bytes, out, max);
+    count_queued(r);
+    return n;
 }
 
 void ast_route_stats(struct ast_route *r, struct ast_route_stats *ret)

@@ -162,7 +162,8 @@ static void foreign_scopes_are_not_visited(void **state)
         assert_int_equal(bus_sink_init(&sinks[i], NULL, &pattern, 1, ast_str_n(name, (size_t)n), NULL), AST_OK);
         assert_int_equal(bus_index_add(&index, &sinks[i], NULL), AST_OK);
     }
-    struct bus_hits hits = { .v = hits.few, .cap = AST_ARRAY_LEN(hits.few) };
+    struct bus_hits hits;
+    bus_hits_init(&hits);
     struct ast_msg *m = msg_with("agent.v1.response", "p77", "1");
     bus_index_collect(&index, m, &hits);
     assert_int_equal(hits.n, 1);

@@ -11,13 +11,15 @@ static char *render(void)
 {
     AST_AUTO(ast_buf_done) struct ast_buf out = AST_BUF_INIT(16 << 20);
     assert_int_equal(ast_metrics_render(&out), AST_OK);
-    return ast_buf_steal(&out);
+    char *text = ast_buf_steal(&out);
+    assert_non_null(text);
+    return text;
 }
 
 static void assert_has(const char *text, const char *part)
 {
-    if (!strstr(text, part))
-        fail_msg("<%s> is not in:\n%s", part, text);
+    if (!text || !strstr(text, part))
+        fail_msg("<%s> is not in:\n%s", part, text ? text : "");
 }
 
 static void assert_lacks(const char *text, const char *part)
