@@ -62,7 +62,8 @@ static void read_file(struct resolve *v, const char *dir)
         return;
     if (!rc)
         rc = ast_json_parse(ast_buf_view(&text), &v->doc, &err);
-    explicit_bzero(text.p, text.n); /* it may hold secrets */
+    if (text.p)
+        explicit_bzero(text.p, text.n); /* it may hold secrets */
     if (rc) {
         if (v->path)
             ignore_file(v, err.msg);
