@@ -6,9 +6,9 @@
 #include "base/str.h"
 
 #define AST_BLAKE3_BYTES 32
-#define AST_BLAKE3_HEX 65 /* with NUL */
+#define AST_BLAKE3_HEX   65 /* with NUL */
 #define AST_SHA256_BYTES 32
-#define AST_SHA256_HEX 65
+#define AST_SHA256_HEX   65
 
 void ast_blake3(struct ast_str data, uint8_t out[static AST_BLAKE3_BYTES]);
 void ast_blake3_hex(struct ast_str data, char out[static AST_BLAKE3_HEX]);

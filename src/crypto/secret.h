@@ -19,6 +19,6 @@ enum ast_rc ast_secret_copy(struct ast_secret *s, struct ast_str bytes, struct a
 void ast_secret_done(struct ast_secret *s); /* wipes; zeroed state is fine */
 AST_DEFINE_AUTO_VALUE(struct ast_secret, ast_secret_done)
 
-void ast_wipe(void *p, size_t n);                                  /* never optimised away */
-bool ast_ct_equal(const void *a, const void *b, size_t n);         /* constant time */
-void ast_random(void *out, size_t n);                              /* the system's CSPRNG */
+void ast_wipe(void *p, size_t n);                          /* never optimised away */
+bool ast_ct_equal(const void *a, const void *b, size_t n); /* constant time */
+void ast_random(void *out, size_t n);                      /* the system's CSPRNG */

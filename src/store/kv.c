@@ -111,7 +111,7 @@ static enum ast_rc apply_clear(struct ast_store_op *op, struct ast_store_txn *tx
 {
     struct ast_kv_op *kv = kv_of(op);
     struct ast_str spare = kv->is_guest ? AST_KV_SECRET_PREFIX : AST_STR_NONE;
-    struct store_removed removed;
+    struct store_removed removed = { 0 };
     enum ast_rc rc = store_txn_clear(txn, kv->ns, kv->key, spare, &removed, err);
     if (rc)
         return rc;

@@ -197,7 +197,7 @@ enum ast_rc store_txn_clear(struct ast_store_txn *t, struct ast_str ns, struct a
 enum ast_rc ast_store_txn_clear(struct ast_store_txn *t, struct ast_str ns, struct ast_str prefix,
                                 struct ast_str spare, uint64_t *ret_count, struct ast_err *err)
 {
-    struct store_removed removed;
+    struct store_removed removed = { 0 };
     enum ast_rc rc = store_txn_clear(t, ns, prefix, spare, &removed, err);
     if (!rc && ret_count)
         *ret_count = removed.keys;
