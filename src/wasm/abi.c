@@ -17,6 +17,8 @@
 _Static_assert(sizeof(union ast_abi_slot) == sizeof(wasmtime_val_raw_t), "slots are the engine's raw values");
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "raw values are little-endian");
 
+_Thread_local struct ast_instance *wasm_running;
+
 static wasm_trap_t *host_trap(void)
 {
     static const char text[] = "host trap"; /* the real reason is in the call */
@@ -49,8 +51,8 @@ static __attribute__((noinline)) void end_round(struct ast_abi *a)
 wasm_trap_t *wasm_abi_trampoline(void *env, wasmtime_caller_t *caller, wasmtime_val_raw_t *v, size_t n)
 {
     const struct ast_abi_import *row = env;
-    struct ast_instance *i = wasmtime_context_get_data(wasmtime_caller_context(caller));
-    AST_ASSERT(i->magic == WASM_INSTANCE_MAGIC);
+    struct ast_instance *i = wasm_running;
+    AST_ASSERT(i);
     struct ast_abi a = { .instance = i, .row = row };
     if (__builtin_expect(!i->may_leave, 0)) {
         trap_with(&a, "cannot leave component instance");

@@ -17,14 +17,7 @@
 
 #include "base/banned.h"
 
-#if defined(__SANITIZE_THREAD__)
-#define CALL_TSAN 1
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define CALL_TSAN 1
-#endif
-#endif
-#ifdef CALL_TSAN
+#ifdef WASM_TSAN
 #include <sanitizer/tsan_interface.h>
 #define NO_TSAN __attribute__((no_sanitize_thread, noinline))
 #else
@@ -60,7 +53,7 @@ struct ast_call {
     struct sched_spare out; /* action and data of the result, owned */
     size_t action_n, data_n;
     bool has_data;
-#ifdef CALL_TSAN
+#ifdef WASM_TSAN
     void *tsan_fiber;
 #endif
     struct wasm_fault fault;
@@ -103,7 +96,7 @@ struct ast_call *sched_call_from_link(struct ast_list *link)
  * so each call has a shadow stack of its own that is switched to wherever its fiber may run. */
 static NO_TSAN bool future_poll(struct ast_call *c)
 {
-#ifdef CALL_TSAN
+#ifdef WASM_TSAN
     void *here = __tsan_get_current_fiber();
     if (!c->tsan_fiber)
         c->tsan_fiber = __tsan_create_fiber(0);
@@ -118,7 +111,7 @@ static NO_TSAN bool future_poll(struct ast_call *c)
 
 static NO_TSAN void future_delete(struct ast_call *c)
 {
-#ifdef CALL_TSAN
+#ifdef WASM_TSAN
     void *here = __tsan_get_current_fiber();
     if (c->tsan_fiber)
         __tsan_switch_to_fiber(c->tsan_fiber, 0);
@@ -132,7 +125,7 @@ static NO_TSAN void future_delete(struct ast_call *c)
 
 static void fiber_forget(struct ast_call *c)
 {
-#ifdef CALL_TSAN
+#ifdef WASM_TSAN
     if (c->tsan_fiber)
         __tsan_destroy_fiber(c->tsan_fiber);
 #else
@@ -503,10 +496,17 @@ static bool publish_park(struct sched_worker *w, struct ast_call *c)
     return !ours;
 }
 
+static void leave(struct sched_worker *w)
+{
+    w->current = NULL;
+    wasm_running = NULL;
+}
+
 /* Runs the call until it ends, parks or has used its tick. */
 static void step(struct sched_worker *w, struct ast_call *c)
 {
     w->current = c;
+    wasm_running = c->instance;
     atomic_store_explicit(&c->state, RUNNING, memory_order_relaxed);
     bool is_over = !c->is_prepared && !atomic_load(&c->head.is_cancelled) && !prepare(c);
     while (!is_over) {
@@ -527,10 +527,10 @@ static void step(struct sched_worker *w, struct ast_call *c)
             atomic_store_explicit(&c->state, QUEUED, memory_order_relaxed); /* nobody else looks while not PARKED */
             ast_sched_post(c->sched, &c->task);
         }
-        w->current = NULL;
+        leave(w);
         return;
     }
-    w->current = NULL;
+    leave(w);
     finish(w, c);
 }
 

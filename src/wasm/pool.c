@@ -235,10 +235,14 @@ void ast_pool_return(struct ast_pool *p, struct ast_instance *i, bool clean)
     } else {
         p->live--;
     }
+    bool has_line = p->first != NULL;
+    if (!has_line)
+        p->leased--;
     ast_unlock(&p->lock);
     destroy(p, dead);
     destroy(p, victim);
-    slot_release(p);
+    if (has_line)
+        slot_release(p);
 }
 
 /* --- Life of the pool ---------------------------------------------------------------------------- */

@@ -37,6 +37,7 @@ struct rig_call {
     _Atomic unsigned cleanups;  /* waits that ended by a cancel */
     _Atomic unsigned ticks;
     unsigned ticks_allowed;     /* on_tick says no after that many; 0: no limit */
+    void (*on_nop)(struct rig_call *rc);  /* inside the host function "nop"; may be NULL */
     void (*on_done)(struct rig_call *rc); /* on the worker, before the test is told; may be NULL */
     void *arg;
 };
@@ -123,6 +124,9 @@ static void rig_make_other(struct ast_abi *a, union ast_abi_slot *v)
 
 static void rig_nop(struct ast_abi *a, union ast_abi_slot *v)
 {
+    struct rig_call *rc = ast_abi_user(a);
+    if (rc && rc->on_nop)
+        rc->on_nop(rc);
 }
 
 static void rig_peek(struct ast_abi *a, union ast_abi_slot *v) /* sum of first and last byte */

@@ -465,6 +465,42 @@ static void on_done_may_start_the_next_call_for_ever(void **state)
     rig_close(&r);
 }
 
+struct nested {
+    struct rig *r;
+    struct rig_call inner;
+};
+
+/* A host function that publishes may cause all of this on the publisher's fiber: leases, fresh instances, evictions,
+ * starts of calls. */
+static void start_another_call(struct rig_call *rc)
+{
+    struct nested *n = rc->arg;
+    ast_pool_return(n->r->pool, rig_lease(n->r, "carol"), /* clean= */ false);
+    ast_pool_return(n->r->pool, rig_lease(n->r, "dave"), /* clean= */ true);
+    struct ast_call_config cfg = rig_config(rig_lease(n->r, "bob"), &n->inner);
+    n->inner.arg = cfg.instance;
+    rig_start(n->r, &n->inner, &cfg);
+    assert_false(n->inner.is_done); /* queued: it never runs on top of this fiber */
+}
+
+static void host_functions_may_start_calls(void **state)
+{
+    struct rig r = rig_open(RIG_GUEST("(call $nop)" RIG_ECHO), &(struct ast_pool_config){ .max = 2, .idle_max = 2 }, 1);
+    struct nested n = { .r = &r };
+    struct ast_instance *i = rig_lease(&r, "alice");
+    struct rig_call rc = { .on_nop = start_another_call, .arg = &n };
+    struct ast_call_config cfg = rig_config(i, &rc);
+    rig_run(&r, &rc, &cfg);
+    assert_int_equal(rc.res.rc, AST_OK);
+    rig_finish(&rc);
+    ast_pool_return(r.pool, i, true);
+    rig_wait_done(&n.inner);
+    assert_int_equal(n.inner.res.rc, AST_OK);
+    ast_pool_return(r.pool, n.inner.arg, true);
+    rig_finish(&n.inner);
+    rig_close(&r);
+}
+
 static void large_payloads_go_in_and_out(void **state)
 {
     struct rig r = rig_open(RIG_GUEST(RIG_ECHO), NULL, 2);
@@ -521,6 +557,7 @@ int main(void)
         cmocka_unit_test(loops_share_the_workers_by_ticks),
         cmocka_unit_test(freeing_the_scheduler_cancels_what_is_left),
         cmocka_unit_test(on_done_may_start_the_next_call_for_ever),
+        cmocka_unit_test(host_functions_may_start_calls),
         cmocka_unit_test(large_payloads_go_in_and_out),
         cmocka_unit_test(a_result_over_the_limit_is_refused),
     };
