@@ -1,12 +1,14 @@
 /* What a host call costs a capsule beyond the work itself: get-config, publish and kv-get from a guest.
  *
  * The limit of each line is the same work done in C without a guest, measured in the same run; for get-config
- * it is a host call that does nothing but read the clock. Each figure is the median of five runs.
+ * it is a host call that only reads the clock. What the border adds may be a few of those. Each figure is
+ * processor time, the median of five runs.
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include <semaphore.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/fs.h"
@@ -23,6 +25,14 @@ static void check(enum ast_rc rc, const struct ast_err *err, const char *what)
         return;
     fprintf(stderr, "bench_host: %s: %s\n", what, err->msg);
     exit(1);
+}
+
+/* Processor time of all threads: what the machine does besides does not count. */
+static int64_t cpu_ns(void)
+{
+    struct timespec t;
+    (void)clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t); /* cannot fail with a valid clock */
+    return t.tv_sec * AST_NS_PER_SEC + t.tv_nsec;
 }
 
 static struct {
@@ -71,18 +81,18 @@ static double guest_once(const char *what)
         .user = &c.host,
         .on_done = on_done,
     };
-    int64_t start = ast_mono_ns();
+    int64_t start = cpu_ns();
     check(ast_call_start(bench.host.sched, &cfg, NULL, &err), &err, "call");
     while (sem_wait(&bench.done))
         ;
     if (c.rc)
         exit(1);
-    return (double)(ast_mono_ns() - start) / CALLS;
+    return (double)(cpu_ns() - start) / CALLS;
 }
 
 static double plain_publish(const char *unused)
 {
-    int64_t start = ast_mono_ns();
+    int64_t start = cpu_ns();
     for (int i = 0; i < CALLS; i++) {
         const struct ast_msg_spec spec = { .topic = AST_STR("bench.x"), .principal = AST_PRINCIPAL_DEFAULT };
         struct ast_msg *m = NULL;
@@ -90,13 +100,13 @@ static double plain_publish(const char *unused)
         check(ast_msg_from_json(&spec, AST_STR("{\"a\":1}"), &m, &err), &err, "message");
         (void)ast_bus_publish(bench.host.bus, m);
     }
-    return (double)(ast_mono_ns() - start) / CALLS;
+    return (double)(cpu_ns() - start) / CALLS;
 }
 
 static double plain_get(const char *unused)
 {
     AST_AUTO(ast_buf_done) struct ast_buf out = AST_BUF_INIT(1u << 20);
-    int64_t start = ast_mono_ns();
+    int64_t start = cpu_ns();
     for (int i = 0; i < CALLS; i++) {
         bool found = false;
         struct ast_err err = AST_ERR_INIT;
@@ -104,7 +114,7 @@ static double plain_get(const char *unused)
         check(ast_kv_get(bench.host.store, AST_STR("default:capsule:bench"), AST_STR("bench"), true, &out, &found, &err),
               &err, "get");
     }
-    return (double)(ast_mono_ns() - start) / CALLS;
+    return (double)(cpu_ns() - start) / CALLS;
 }
 
 static int by_value(const void *a, const void *b)
@@ -122,11 +132,10 @@ static double median(double (*once)(const char *what), const char *what)
     return v[RUNS / 2];
 }
 
-/* Met when it takes at most `times` the limit. */
-static void report(const char *name, double ours, double limit, double times)
+static void report(const char *name, double ours, double limit, double reach)
 {
-    printf("BENCH %s %.1f ns limit=%.1f ratio=%.2f reach=%.2f %s\n", name, ours, limit, ours / limit, times * limit,
-           ours <= limit * times ? "met" : "missed");
+    printf("BENCH %s %.1f ns limit=%.1f ratio=%.2f reach=%.2f %s\n", name, ours, limit, ours / limit, reach,
+           ours <= reach ? "met" : "missed");
 }
 
 int main(void)
@@ -173,11 +182,13 @@ int main(void)
           &err, "set");
 
     double bare = median(guest_once, "clock");
-    report("host_clock", bare, 30, 2);
+    double publish = median(plain_publish, NULL), get = median(plain_get, NULL);
+    report("host_clock", bare, 30, 60);
     /* One lift, one binary search, one cabi_realloc and a copy. */
-    report("host_get_config", median(guest_once, "config"), bare, 4);
-    report("host_publish", median(guest_once, "publish"), median(plain_publish, NULL), 1.5);
-    report("host_kv_get", median(guest_once, "get"), median(plain_get, NULL), 1.5);
+    report("host_get_config", median(guest_once, "config"), bare, 4 * bare);
+    /* Two lifts, the rate, the access list. */
+    report("host_publish", median(guest_once, "publish"), publish, publish + 6 * bare);
+    report("host_kv_get", median(guest_once, "get"), get, get + 4 * bare);
 
     ast_sched_free(bench.host.sched);
     ast_pool_free(bench.pool);

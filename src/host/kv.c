@@ -217,7 +217,9 @@ static enum ast_rc get(struct ast_host_call *call, struct ast_str key, struct as
 
 int ast_kv_kv_get(struct ast_abi *a, struct ast_str key, struct ast_opt_str *ret, struct ast_kv_error *reterr)
 {
-    struct ast_err err = AST_ERR_INIT;
+    struct ast_err err; /* not AST_ERR_INIT: zeroing a kilobyte would be a part of the price */
+    err.rc = AST_OK;
+    err.msg[0] = 0;
     enum ast_rc rc = get(host_call(a), key, ret, &err);
     return rc ? fail(a, reterr, rc, "kv_get", &err) : AST_ABI_OK;
 }
