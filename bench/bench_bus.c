@@ -48,7 +48,9 @@ static struct ast_msg *message(struct ast_str topic, bool from_json)
 
 static struct ast_route *route_on(struct ast_bus *bus, struct ast_str pattern, struct ast_str scope)
 {
-    struct ast_route_config cfg = { .patterns = &pattern, .pattern_count = 1, .label = AST_STR("bench"), .scope = scope };
+    struct ast_route_config cfg = {
+        .patterns = &pattern, .pattern_count = 1, .label = AST_STR("bench"), .scope = scope
+    };
     struct ast_route *route = NULL;
     if (ast_route_open(bus, &cfg, &route, NULL))
         die("no route");
@@ -60,10 +62,11 @@ static double per_second(int64_t ns)
     return MESSAGES * 1e9 / (double)ns;
 }
 
-static void report(const char *name, double ours, const char *unit, double limit, double reach, bool met)
+static void report(const char *name, double ours, const char *unit, double limit, double reach,
+                   bool met)
 {
-    printf("BENCH %s %.0f %s limit=%.0f ratio=%.4f reach=%g %s\n", name, ours, unit, limit, ours / limit, reach,
-           met ? "met" : "missed");
+    printf("BENCH %s %.0f %s limit=%.0f ratio=%.4f reach=%g %s\n", name, ours, unit, limit,
+           ours / limit, reach, met ? "met" : "missed");
     fflush(stdout);
 }
 
@@ -206,7 +209,8 @@ static void crowd_open(struct crowd *c, size_t count, bool scoped)
     for (size_t i = 0; i < count; i++) {
         char name[32];
         if (scoped) {
-            int n = i ? snprintf(name, sizeof name, "p%zu", i) : snprintf(name, sizeof name, "alice");
+            int n =
+                i ? snprintf(name, sizeof name, "p%zu", i) : snprintf(name, sizeof name, "alice");
             c->routes[i] = route_on(c->bus, ast_str_c(hot_topics[0]), ast_str_n(name, (size_t)n));
         } else {
             int n = i < HOT ? snprintf(name, sizeof name, "%s", hot_topics[i])

@@ -139,36 +139,101 @@ static int hex_value(char c)
     return c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
 }
 
+/* The four digits of a \u escape; -1 when they are not. */
+static int32_t read_hex4(const char *p, const char *end)
+{
+    int32_t v = 0;
+    if (end - p < 4)
+        return -1;
+    for (int i = 0; i < 4; i++) {
+        int digit = hex_value(p[i]);
+        if (digit < 0)
+            return -1;
+        v = v << 4 | digit;
+    }
+    return v;
+}
+
+/* p points at 'u'. Consumes a surrogate pair; a lone half is refused. Bytes used, 0: malformed. */
+static uint32_t read_escape_u(const char *p, const char *end, uint32_t *ret)
+{
+    int32_t c = read_hex4(p + 1, end);
+
+    if (c < 0 || (c >= 0xdc00 && c < 0xe000))
+        return 0;
+    if (c < 0xd800 || c >= 0xdc00) {
+        *ret = (uint32_t)c;
+        return 5;
+    }
+    if (end - p < 11 || p[5] != '\' || p[6] != 'u')
+        return 0;
+    int32_t low = read_hex4(p + 7, end);
+    if (low < 0xdc00 || low > 0xdfff)
+        return 0;
+    *ret = 0x10000 + ((uint32_t)(c - 0xd800) << 10) + (uint32_t)(low - 0xdc00);
+    return 11;
+}
+
+/* Bytes of the UTF-8 sequence at p, 0: malformed (RFC 3629: shortest form, no surrogate, at most U+10FFFF). */
+static uint32_t utf8_length(const char *text, const char *end)
+{
+    const unsigned char *p = (const unsigned char *)text;
+    unsigned char low = 0x80, high = 0xbf;
+    uint32_t n;
+
+    if (p[0] < 0x80)
+        return 1;
+    if (p[0] < 0xc2 || p[0] > 0xf4)
+        return 0;
+    n = p[0] < 0xe0 ? 2 : p[0] < 0xf0 ? 3 : 4;
+    if (end - text < (long)n)
+        return 0;
+    if (p[0] == 0xe0)
+        low = 0xa0;
+    else if (p[0] == 0xed)
+        high = 0x9f;
+    else if (p[0] == 0xf0)
+        low = 0x90;
+    else if (p[0] == 0xf4)
+        high = 0x8f;
+    if (p[1] < low || p[1] > high)
+        return 0;
+    for (uint32_t i = 2; i < n; i++)
+        if ((p[i] & 0xc0) != 0x80)
+            return 0;
+    return n;
+}
+
 /* From the opening quote to behind the closing one. */
 static bool skip_string(struct astrid_str s, uint32_t *at)
 {
-    if (*at >= s.n || s.p[*at] != '"')
+    const char *p = s.p + *at, *end = s.p + s.n;
+
+    if (*at >= s.n || *p++ != '"')
         return false;
-    for (++*at; *at < s.n; ++*at) {
-        unsigned char c = (unsigned char)s.p[*at];
-        if (c == '"') {
-            ++*at;
-            return true;
+    while (p < end && *p != '"') {
+        uint32_t used, c;
+        if ((unsigned char)*p < 0x20)
+            return false;
+        if (*p != '\') {
+            used = utf8_length(p, end);
+        } else {
+            if (++p == end)
+                return false;
+            switch (*p) {
+            case '"': case '\': case '/': case 'b': case 'f': case 'n': case 'r': case 't': used = 1; break;
+            case 'u': used = read_escape_u(p, end, &c); break;
+            default: return false;
+            }
         }
-        if (c < 0x20)
+        if (!used)
             return false;
-        if (c != '\\')
-            continue;
-        if (++*at >= s.n)
-            return false;
-        switch (s.p[*at]) {
-        case '"': case '\\': case '/': case 'b': case 'f': case 'n': case 'r': case 't':
-            break;
-        case 'u':
-            for (int i = 0; i < 4; i++)
-                if (++*at >= s.n || hex_value(s.p[*at]) < 0)
-                    return false;
-            break;
-        default:
-            return false;
-        }
+        p += used;
     }
-    return false;
+    if (p == end)
+        return false;
+    *at = (uint32_t)(p + 1 - s.p);
+    return true;
 }
 
 static bool skip_digits(struct astrid_str s, uint32_t *at)
@@ -384,35 +449,6 @@ static uint32_t put_utf8(char *out, uint32_t c)
     return 4;
 }
 
-static uint32_t read_hex4(const char *p)
-{
-    uint32_t v = 0;
-    for (int i = 0; i < 4; i++)
-        v = v << 4 | (uint32_t)hex_value(p[i]);
-    return v;
-}
-
-/* p points at 'u'; the four digits were checked. Consumes a surrogate pair; a lone half is refused. */
-static bool read_escape_u(const char *p, const char *end, uint32_t *ret, uint32_t *ret_used)
-{
-    uint32_t c = read_hex4(p + 1);
-
-    *ret_used = 5;
-    if (c >= 0xd800 && c < 0xdc00) {
-        if (end - p < 11 || p[5] != '\\' || p[6] != 'u')
-            return false;
-        uint32_t low = read_hex4(p + 7);
-        if (low < 0xdc00 || low > 0xdfff)
-            return false;
-        c = 0x10000 + ((c - 0xd800) << 10) + (low - 0xdc00);
-        *ret_used = 11;
-    } else if (c >= 0xdc00 && c < 0xe000) {
-        return false;
-    }
-    *ret = c;
-    return true;
-}
-
 bool astrid_json_text(struct astrid_str value, struct astrid_str *ret)
 {
     uint32_t at = 0, n = 0;
@@ -444,7 +480,8 @@ bool astrid_json_text(struct astrid_str value, struct astrid_str *ret)
         case 'r': out[n++] = '\r'; p++; break;
         case 't': out[n++] = '\t'; p++; break;
         case 'u':
-            if (!read_escape_u(p, end, &c, &used))
+            used = read_escape_u(p, end, &c);
+            if (!used)
                 return false;
             n += put_utf8(out + n, c);
             p += used;

@@ -7,8 +7,8 @@
 #include <stdlib.h>
 #include <sys/stat.h>
 
-#include "base/banned.h"
 #include "base/fs.h"
+#include "base/banned.h"
 
 #define HOME_MODE 0700
 
