@@ -20,7 +20,8 @@
 #define SHARDS 16u
 
 struct shard {
-    _Alignas(64) pthread_mutex_t m; /* not ast_lock: sixteen of one rank are held together by a writer */
+    /* Not ast_lock: a writer holds sixteen of one rank together. */
+    _Alignas(64) pthread_mutex_t m;
 };
 
 /* Threads: any. `index` is read under one shard and written under `writers` and all shards. */
@@ -33,6 +34,7 @@ struct ast_bus {
     struct shard shards[SHARDS];
 };
 
+/* Owner: whoever opened it; immutable after that. */
 struct ast_tap {
     struct bus_sink sink;
     void (*fn)(void *arg, struct ast_msg *msg);
@@ -114,8 +116,9 @@ static bool may_overlap(const struct bus_sink *sink, struct ast_str pattern)
     return any_star && sink->entry_count > 0;
 }
 
-enum ast_rc bus_sink_init(struct bus_sink *sink, struct ast_bus *bus, const struct ast_str *patterns,
-                          size_t pattern_count, struct ast_str scope, struct ast_err *err)
+enum ast_rc bus_sink_init(struct bus_sink *sink, struct ast_bus *bus,
+                          const struct ast_str *patterns, size_t pattern_count,
+                          struct ast_str scope, struct ast_err *err)
 {
     atomic_init(&sink->refs, 1);
     sink->bus = bus;
@@ -193,7 +196,7 @@ void bus_sink_close(struct bus_sink *sink)
     atomic_store(&sink->closed, true);
     ast_lock(&bus->idle_lock);
     while (atomic_load(&sink->running) > 0)
-        (void)ast_cond_wait(&bus->idle, &bus->idle_lock, /* deadline_ns= */ -1); /* no deadline, no timeout */
+        (void)ast_cond_wait(&bus->idle, &bus->idle_lock, -1); /* no deadline, so no timeout */
     ast_unlock(&bus->idle_lock);
 }
 
@@ -301,8 +304,8 @@ static void tap_unref(struct ast_tap *tap)
 AST_DEFINE_AUTO(struct ast_tap, tap_unref)
 
 enum ast_rc ast_tap_open(struct ast_bus *bus, const char *label, struct ast_str pattern,
-                         void (*fn)(void *arg, struct ast_msg *msg), void *arg, struct ast_tap **ret,
-                         struct ast_err *err)
+                         void (*fn)(void *arg, struct ast_msg *msg), void *arg,
+                         struct ast_tap **ret, struct ast_err *err)
 {
     struct ast_tap *bare = calloc(1, sizeof *bare);
     if (!bare)

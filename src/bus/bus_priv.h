@@ -23,20 +23,20 @@ struct bus_entry {
     struct ast_list link;        /* in the list of its scope at the node */
     struct ast_list system_link; /* in the node's list for messages without principal */
     struct bus_sink *sink;
-    struct bus_node *node;       /* NULL: no topic can match, not in the index */
-    struct ast_str pattern;      /* owned by the sink */
-    bool is_below;               /* trailing ".*": matches deeper topics only */
-    bool has_rivals;             /* an earlier pattern of this sink may match the same topic */
+    struct bus_node *node;  /* NULL: no topic can match, not in the index */
+    struct ast_str pattern; /* owned by the sink */
+    bool is_below;          /* trailing ".*": matches deeper topics only */
+    bool has_rivals;        /* an earlier pattern of this sink may match the same topic */
 };
 
 /* Base of routes and taps. Owner: whoever opened it; the atomics are any thread's. */
 struct bus_sink {
-    atomic_uint refs;      /* the owner's and one per publisher at work on it */
-    atomic_uint running;   /* threads inside its callbacks, or about to look at `closed` */
-    atomic_bool closed;    /* set once, before close waits for running == 0 */
+    atomic_uint refs;    /* the owner's and one per publisher at work on it */
+    atomic_uint running; /* threads inside its callbacks, or about to look at `closed` */
+    atomic_bool closed;  /* set once, before close waits for running == 0 */
     bool is_tap;
     bool scope_admits_system;
-    struct ast_str scope;  /* owned; empty: all principals */
+    struct ast_str scope; /* owned; empty: all principals */
     struct ast_bus *bus;
     struct bus_entry *entries; /* owned, immutable list */
     size_t entry_count;
@@ -76,14 +76,16 @@ AST_MUST_CHECK
 enum ast_rc bus_index_add(struct bus_index *index, struct bus_sink *sink, struct ast_err *err);
 void bus_index_remove(struct bus_index *index, struct bus_sink *sink);
 /* Adds every sink that the message reaches to `hits`, each once. */
-void bus_index_collect(const struct bus_index *index, const struct ast_msg *msg, struct bus_hits *hits);
+void bus_index_collect(const struct bus_index *index, const struct ast_msg *msg,
+                       struct bus_hits *hits);
 
 /* --- bus.c --- */
 
 /* Fills the common part; copies patterns (duplicates dropped) and scope. */
 AST_MUST_CHECK
-enum ast_rc bus_sink_init(struct bus_sink *sink, struct ast_bus *bus, const struct ast_str *patterns,
-                          size_t pattern_count, struct ast_str scope, struct ast_err *err);
+enum ast_rc bus_sink_init(struct bus_sink *sink, struct ast_bus *bus,
+                          const struct ast_str *patterns, size_t pattern_count,
+                          struct ast_str scope, struct ast_err *err);
 void bus_sink_done(struct bus_sink *sink); /* frees the common part */
 AST_MUST_CHECK
 enum ast_rc bus_sink_open(struct bus_sink *sink, struct ast_err *err);

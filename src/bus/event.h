@@ -6,7 +6,8 @@
 
 #include "bus/message.h"
 
-/* The 58 kinds of spec 04 §3.2 live in event.c; this is the enum by tag. */
+/* The 58 kinds of spec 04 §3.2, by tag. */
+/* clang-format off */
 #define AST_EVENT_MAP(X)                                                                           \
     X(runtime_started) X(runtime_stopped) X(agent_started) X(agent_stopped) X(session_created)      \
     X(session_ended) X(session_resumed) X(message_received) X(message_sent) X(message_processed)    \
@@ -22,6 +23,7 @@
     X(capsule_loaded) X(capsule_failed) X(capsule_unloaded) X(kernel_started) X(kernel_shutdown)    \
     X(config_reloaded) X(config_changed) X(health_check_completed) X(audit_entry_created)           \
     X(error_occurred) X(ipc) X(custom)
+/* clang-format on */
 
 enum ast_event_kind {
 #define X(tag) AST_EVENT_##tag,

@@ -66,6 +66,11 @@ static void node_free(struct bus_node *node)
     free(node);
 }
 
+static struct ast_str node_key(const struct bus_node *node)
+{
+    return ast_str_n(node->segment, node->segment_bytes);
+}
+
 /* Frees the node and its ancestors as far as nothing is left in them. */
 static void node_prune(struct bus_node *node)
 {
@@ -74,7 +79,7 @@ static void node_prune(struct bus_node *node)
         if (parent->star == node)
             parent->star = NULL;
         else
-            (void)ast_map_remove(&parent->kids, ast_str_n(node->segment, node->segment_bytes)); /* it is there */
+            (void)ast_map_remove(&parent->kids, node_key(node)); /* it is there */
         node_free(node);
         node = parent;
     }
@@ -203,7 +208,8 @@ void bus_index_done(struct bus_index *index)
 {
     if (!index->root)
         return;
-    AST_ASSERT(index->root->kids.n == 0 && !index->root->star && ast_list_empty(&index->everything));
+    AST_ASSERT(index->root->kids.n == 0 && !index->root->star &&
+               ast_list_empty(&index->everything));
     node_free(index->root);
     index->root = NULL;
 }
@@ -275,16 +281,16 @@ static void meet(const struct lookup *l, const struct bus_entry *e)
 
 static void place_visit(const struct place *p, const struct lookup *l)
 {
-    ast_list_each(&p->all, link)
+    ast_list_each (&p->all, link)
         meet(l, AST_CONTAINER_OF(link, struct bus_entry, link));
     if (l->msg->principal.n == 0) {
-        ast_list_each(&p->system, link)
+        ast_list_each (&p->system, link)
             meet(l, AST_CONTAINER_OF(link, struct bus_entry, system_link));
     } else if (p->scoped.n) {
         const struct scope *s = ast_map_get(&p->scoped, l->msg->principal);
         if (!s)
             return;
-        ast_list_each(&s->entries, link)
+        ast_list_each (&s->entries, link)
             meet(l, AST_CONTAINER_OF(link, struct bus_entry, link));
     }
 }
@@ -319,14 +325,16 @@ static bool lookup_split(struct lookup *l, struct ast_str topic)
     return true;
 }
 
-void bus_index_collect(const struct bus_index *index, const struct ast_msg *msg, struct bus_hits *hits)
+void bus_index_collect(const struct bus_index *index, const struct ast_msg *msg,
+                       struct bus_hits *hits)
 {
-    struct lookup l; /* the segments stay as they are: clearing them would cost more than the look-up */
+    /* The segments stay as they are: clearing them would cost more than the look-up. */
+    struct lookup l;
     l.msg = msg;
     l.hits = hits;
     l.count = 0;
     if (msg->is_ipc && lookup_split(&l, msg->topic))
         node_visit(index->root, &l, 0);
-    ast_list_each(&index->everything, link)
+    ast_list_each (&index->everything, link)
         hits_add(hits, AST_CONTAINER_OF(link, struct bus_entry, link)->sink);
 }

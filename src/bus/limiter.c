@@ -9,10 +9,11 @@
 
 #include "base/banned.h"
 
-#define WINDOW_NS AST_NS_PER_SEC
-#define PRUNE_ABOVE 1000u                     /* buckets, spec 04 §5.4 */
+#define WINDOW_NS         AST_NS_PER_SEC
+#define PRUNE_ABOVE       1000u /* buckets, spec 04 §5.4 */
 #define PRUNE_INTERVAL_NS (60 * AST_NS_PER_SEC)
-#define MAX_BUCKETS 100000u /* keys are a capsule's choice through publish-as: they end somewhere */
+/* Keys are a capsule's choice through publish-as: they end somewhere. */
+#define MAX_BUCKETS 100000u
 
 struct bucket {
     int64_t window_ns; /* start */
@@ -23,8 +24,8 @@ struct bucket {
 struct ast_limiter {
     struct ast_lock lock;
     struct ast_map buckets AST_GUARDED_BY(lock); /* key -> struct bucket, owned */
-    int64_t pruned_ns      AST_GUARDED_BY(lock); /* last prune; at first the first admission */
-    bool has_run           AST_GUARDED_BY(lock);
+    int64_t pruned_ns AST_GUARDED_BY(lock);      /* last prune; at first the first admission */
+    bool has_run AST_GUARDED_BY(lock);
 };
 
 enum ast_rc ast_limiter_new(struct ast_limiter **ret, struct ast_err *err)
@@ -80,7 +81,8 @@ static void prune_when_due(struct ast_limiter *l, int64_t now_ns) AST_REQUIRES(l
 }
 
 /* NULL: too many keys at once, or out of memory. */
-static struct bucket *bucket_get(struct ast_limiter *l, struct ast_str key, int64_t now_ns) AST_REQUIRES(l->lock)
+static struct bucket *bucket_get(struct ast_limiter *l, struct ast_str key, int64_t now_ns)
+    AST_REQUIRES(l->lock)
 {
     struct bucket *b = ast_map_get(&l->buckets, key);
     if (b || l->buckets.n >= MAX_BUCKETS)
@@ -96,8 +98,8 @@ static struct bucket *bucket_get(struct ast_limiter *l, struct ast_str key, int6
     return b;
 }
 
-bool ast_limiter_admit(struct ast_limiter *l, struct ast_str key, size_t bytes, uint64_t ceiling_bytes,
-                       int64_t now_ns)
+bool ast_limiter_admit(struct ast_limiter *l, struct ast_str key, size_t bytes,
+                       uint64_t ceiling_bytes, int64_t now_ns)
 {
     if (bytes > AST_LIMITER_MAX_PAYLOAD)
         return false;

@@ -21,5 +21,5 @@ void ast_limiter_free(struct ast_limiter *l);
 AST_DEFINE_AUTO(struct ast_limiter, ast_limiter_free)
 
 /* Charges `bytes` to `key` when it fits under `ceiling_bytes` per second; false: refused, not charged. */
-bool ast_limiter_admit(struct ast_limiter *l, struct ast_str key, size_t bytes, uint64_t ceiling_bytes,
-                       int64_t now_ns);
+bool ast_limiter_admit(struct ast_limiter *l, struct ast_str key, size_t bytes,
+                       uint64_t ceiling_bytes, int64_t now_ns);

@@ -36,7 +36,7 @@ static struct ast_buf *scratch_take(void)
     if (!scratch.p) {
         pthread_once(&scratch_once, scratch_init);
         if (scratch_key_ok)
-            (void)pthread_setspecific(scratch_key, &scratch); /* failing costs a leak at thread end */
+            (void)pthread_setspecific(scratch_key, &scratch); /* failing leaks at thread end */
     }
     ast_buf_reset(&scratch);
     return &scratch;
@@ -59,8 +59,9 @@ static struct ast_str place(char **at, struct ast_str s)
     return (struct ast_str){ p, s.n };
 }
 
-static enum ast_rc msg_new(const struct ast_msg_spec *spec, enum ast_payload_kind kind, struct ast_str body,
-                           struct ast_str session, struct ast_msg **ret, struct ast_err *err)
+static enum ast_rc msg_new(const struct ast_msg_spec *spec, enum ast_payload_kind kind,
+                           struct ast_str body, struct ast_str session, struct ast_msg **ret,
+                           struct ast_err *err)
 {
     if (body.n > AST_MSG_MAX_BODY)
         return ast_fail(err, AST_E_TOO_LARGE, "message of %zu bytes", body.n);
@@ -97,15 +98,16 @@ enum ast_rc ast_msg_from_value(const struct ast_msg_spec *spec, const struct ast
     struct ast_str session;
     enum ast_rc rc = bus_payload_normalise(value, &kind, scratch, &session);
     if (rc)
-        rc = ast_fail(err, rc, "payload for '" AST_STR_FMT "'", AST_STR_ARG(ast_str_first(spec->topic, 256)));
+        rc = ast_fail(err, rc, "payload for '" AST_STR_FMT "'",
+                      AST_STR_ARG(ast_str_first(spec->topic, 256)));
     else
         rc = msg_new(spec, kind, ast_buf_view(scratch), session, ret, err);
     scratch_give_back(scratch);
     return rc;
 }
 
-enum ast_rc ast_msg_from_json(const struct ast_msg_spec *spec, struct ast_str json, struct ast_msg **ret,
-                              struct ast_err *err)
+enum ast_rc ast_msg_from_json(const struct ast_msg_spec *spec, struct ast_str json,
+                              struct ast_msg **ret, struct ast_err *err)
 {
     if (json.n > AST_MSG_MAX_BODY)
         return ast_fail(err, AST_E_TOO_LARGE, "payload of %zu bytes", json.n);
@@ -123,15 +125,16 @@ static bool mentions_session(struct ast_str body)
     enum { BYTES = sizeof name - 1, BEFORE = 8 }; /* of the name, and in front of its underscore */
     const char *at = body.p, *end = body.n ? body.p + body.n : body.p;
     while (at < end && (at = memchr(at, '_', (size_t)(end - at)))) {
-        if (at - body.p >= BEFORE && end - at >= BYTES - BEFORE && memcmp(at - BEFORE, name, BYTES) == 0)
+        if (at - body.p >= BEFORE && end - at >= BYTES - BEFORE &&
+            memcmp(at - BEFORE, name, BYTES) == 0)
             return true;
         at++;
     }
     return false;
 }
 
-enum ast_rc ast_msg_trusted(const struct ast_msg_spec *spec, enum ast_payload_kind kind, struct ast_str body,
-                            struct ast_msg **ret, struct ast_err *err)
+enum ast_rc ast_msg_trusted(const struct ast_msg_spec *spec, enum ast_payload_kind kind,
+                            struct ast_str body, struct ast_msg **ret, struct ast_err *err)
 {
     /* Only a body that names the member is parsed for it. */
     AST_AUTO(ast_json_free) struct ast_json_doc *doc = NULL;

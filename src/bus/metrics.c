@@ -16,15 +16,17 @@
 
 #include "base/banned.h"
 
-#define MAX_CELLS 10000u      /* per family */
-#define MAX_LABEL_BYTES 256u  /* of one value; the rest is cut */
-#define MAX_LABEL_TEXT 8192u
+#define MAX_CELLS        10000u /* per family */
+#define MAX_LABEL_BYTES  256u   /* of one value; the rest is cut */
+#define MAX_LABEL_TEXT   8192u
 #define MAX_SCRAPE_HOOKS 32u
-#define MAX_BUCKETS 32u
+#define MAX_BUCKETS      32u
 
 enum metric_type { COUNTER, GAUGE, HISTOGRAM };
 
-static const char *const type_names[] = { [COUNTER] = "counter", [GAUGE] = "gauge", [HISTOGRAM] = "histogram" };
+static const char *const type_names[] = {
+    [COUNTER] = "counter", [GAUGE] = "gauge", [HISTOGRAM] = "histogram"
+};
 
 struct bucket {
     uint64_t ns;    /* inclusive */
@@ -33,16 +35,18 @@ struct bucket {
 
 #define US UINT64_C(1000)
 #define MS UINT64_C(1000000)
-#define S UINT64_C(1000000000)
+#define S  UINT64_C(1000000000)
 
 /* From a short hook in a warm instance to the longest deadline. */
 static const struct bucket invocation_buckets[] = {
-    { 5 * US, "0.000005" }, { 10 * US, "0.00001" }, { 25 * US, "0.000025" }, { 50 * US, "0.00005" },
-    { 100 * US, "0.0001" }, { 250 * US, "0.00025" }, { 500 * US, "0.0005" }, { 1 * MS, "0.001" },
-    { 2500 * US, "0.0025" }, { 5 * MS, "0.005" },   { 10 * MS, "0.01" },     { 25 * MS, "0.025" },
-    { 50 * MS, "0.05" },    { 100 * MS, "0.1" },    { 250 * MS, "0.25" },    { 500 * MS, "0.5" },
-    { 1 * S, "1" },         { 2500 * MS, "2.5" },   { 5 * S, "5" },          { 10 * S, "10" },
-    { 30 * S, "30" },       { 60 * S, "60" },       { 120 * S, "120" },      { 300 * S, "300" },
+    { 5 * US, "0.000005" }, { 10 * US, "0.00001" }, { 25 * US, "0.000025" },
+    { 50 * US, "0.00005" }, { 100 * US, "0.0001" }, { 250 * US, "0.00025" },
+    { 500 * US, "0.0005" }, { 1 * MS, "0.001" },    { 2500 * US, "0.0025" },
+    { 5 * MS, "0.005" },    { 10 * MS, "0.01" },    { 25 * MS, "0.025" },
+    { 50 * MS, "0.05" },    { 100 * MS, "0.1" },    { 250 * MS, "0.25" },
+    { 500 * MS, "0.5" },    { 1 * S, "1" },         { 2500 * MS, "2.5" },
+    { 5 * S, "5" },         { 10 * S, "10" },       { 30 * S, "30" },
+    { 60 * S, "60" },       { 120 * S, "120" },     { 300 * S, "300" },
 };
 
 /* Spec 03 §25.1. */
@@ -72,7 +76,8 @@ static const struct {
     struct ast_str labels; /* names, comma separated */
     const char *help;      /* "": none */
 } rows[AST_METRIC_COUNT] = {
-#define X(id, name_, type_, labels_, help_) [AST_METRIC_##id] = { name_, type_, AST_STR(labels_), help_ },
+#define X(id, name_, type_, labels_, help_)                                                        \
+    [AST_METRIC_##id] = { name_, type_, AST_STR(labels_), help_ },
     AST_METRIC_MAP(X)
 #undef X
 };
@@ -151,7 +156,8 @@ static void write_label(struct ast_buf *out, struct ast_str name, struct ast_str
 }
 
 /* `values` NULL: every label is "other". */
-static void write_labels(struct ast_buf *out, enum ast_metric m, const struct ast_str *values, size_t count)
+static void write_labels(struct ast_buf *out, enum ast_metric m, const struct ast_str *values,
+                         size_t count)
 {
     struct ast_str rest = rows[m].labels, name;
     bool more = rest.n > 0;
@@ -182,7 +188,8 @@ static struct ast_metric_cell *cell_new(enum ast_metric m, struct ast_str labels
     return NULL;
 }
 
-struct ast_metric_cell *ast_metric_cell(enum ast_metric m, const struct ast_str *labels, size_t count)
+struct ast_metric_cell *ast_metric_cell(enum ast_metric m, const struct ast_str *labels,
+                                        size_t count)
 {
     AST_ASSERT(m < AST_METRIC_COUNT);
     if (rows[m].labels.n == 0)
@@ -265,7 +272,8 @@ static bool was_observed(const struct ast_metric_cell *c)
 }
 
 /* `name<suffix>{labels,le="..."} ` */
-static void write_series(struct ast_buf *out, const struct ast_metric_cell *c, const char *suffix, const char *le)
+static void write_series(struct ast_buf *out, const struct ast_metric_cell *c, const char *suffix,
+                         const char *le)
 {
     bool has_labels = rows[c->metric].labels.n > 0;
     ast_buf_addf(out, "%s%s", rows[c->metric].name, suffix);
@@ -293,7 +301,8 @@ static void write_histogram(struct ast_buf *out, const struct ast_metric_cell *c
     }
     uint64_t sum = value_of(c);
     write_series(out, c, "_sum", NULL);
-    ast_buf_addf(out, "%llu.%09llu\n", (unsigned long long)(sum / S), (unsigned long long)(sum % S));
+    ast_buf_addf(out, "%llu.%09llu\n", (unsigned long long)(sum / S),
+                 (unsigned long long)(sum % S));
     write_series(out, c, "_count", NULL);
     ast_buf_addf(out, "%llu\n", (unsigned long long)total);
 }
@@ -311,7 +320,8 @@ static void write_cell(struct ast_buf *out, const struct ast_metric_cell *c)
         ast_buf_addf(out, "%llu\n", (unsigned long long)value_of(c));
 }
 
-static void write_head(struct ast_buf *out, const char *name, const char *help, enum metric_type type)
+static void write_head(struct ast_buf *out, const char *name, const char *help,
+                       enum metric_type type)
 {
     if (help[0])
         ast_buf_addf(out, "# HELP %s %s\n", name, help);
@@ -320,7 +330,8 @@ static void write_head(struct ast_buf *out, const char *name, const char *help, 
 
 static int cell_cmp(const void *a, const void *b)
 {
-    const struct ast_metric_cell *x = *(struct ast_metric_cell *const *)a, *y = *(struct ast_metric_cell *const *)b;
+    const struct ast_metric_cell *x = *(struct ast_metric_cell *const *)a,
+                                 *y = *(struct ast_metric_cell *const *)b;
     return ast_str_cmp(ast_str_c(x->labels), ast_str_c(y->labels));
 }
 
@@ -350,7 +361,8 @@ static enum ast_rc write_family(struct ast_buf *out, enum ast_metric m)
     return complete ? out->fail : AST_E_NO_MEMORY;
 }
 
-static void write_process(struct ast_buf *out, const struct bus_process_metric *facts, bool counters)
+static void write_process(struct ast_buf *out, const struct bus_process_metric *facts,
+                          bool counters)
 {
     for (size_t i = 0; i < BUS_PROCESS_METRICS; i++) {
         const struct bus_process_metric *m = &facts[i];

@@ -59,12 +59,14 @@ struct ast_metric_cell; /* one label combination; lives as long as the process *
 
 /* Finds or creates the cell. `labels`: one value per label name, in order; copied. At most 10 000 cells a
  * family; beyond that every new combination shares one cell labelled "other". Never NULL. */
-struct ast_metric_cell *ast_metric_cell(enum ast_metric m, const struct ast_str *labels, size_t count);
+struct ast_metric_cell *ast_metric_cell(enum ast_metric m, const struct ast_str *labels,
+                                        size_t count);
 void ast_metric_add(struct ast_metric_cell *c, uint64_t n);      /* counters */
 void ast_metric_set(struct ast_metric_cell *c, int64_t v);       /* gauges */
 void ast_metric_gauge_add(struct ast_metric_cell *c, int64_t d); /* gauges */
-void ast_metric_observe_ns(struct ast_metric_cell *c, uint64_t ns); /* histograms, in seconds on export */
-uint64_t ast_metric_value(const struct ast_metric_cell *c);      /* tests and status pages */
+/* Histograms; exported in seconds. */
+void ast_metric_observe_ns(struct ast_metric_cell *c, uint64_t ns);
+uint64_t ast_metric_value(const struct ast_metric_cell *c); /* tests and status pages */
 
 /* Called at scrape time before the text is made, to refresh gauges. Registered once each at start. */
 void ast_metrics_on_scrape(void (*fn)(void *arg), void *arg);

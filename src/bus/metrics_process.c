@@ -26,8 +26,8 @@ enum process_fact {
 _Static_assert(FACT_COUNT == BUS_PROCESS_METRICS, "one row per fact");
 
 static const struct bus_process_metric rows[FACT_COUNT] = {
-    [CPU_SECONDS] = { "process_cpu_seconds_total", "Total user and system CPU time spent in seconds.",
-                      .is_counter = true },
+    [CPU_SECONDS] = { "process_cpu_seconds_total",
+                      "Total user and system CPU time spent in seconds.", .is_counter = true },
     [OPEN_FDS] = { "process_open_fds", "Number of open file descriptors." },
     [MAX_FDS] = { "process_max_fds", "Maximum number of open file descriptors." },
     [VIRTUAL_BYTES] = { "process_virtual_memory_bytes", "Virtual memory size in bytes." },
@@ -117,8 +117,10 @@ static void read_stat(struct bus_process_metric *facts)
     const char *rest = strrchr(line, ')');
     unsigned long threads;
     unsigned long long start_ticks;
-    if (!rest || sscanf(rest + 1, " %*c %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %lu %*s %llu",
-                        &threads, &start_ticks) != 2)
+    if (!rest ||
+        sscanf(rest + 1,
+               " %*c %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %lu %*s %llu",
+               &threads, &start_ticks) != 2)
         return;
     know(&facts[THREADS], threads);
     long hz = sysconf(_SC_CLK_TCK);

@@ -41,7 +41,8 @@ static void cut_back(struct ast_buf *out, size_t mark)
     out->p[mark] = '\0';
 }
 
-static bool write_shape(const struct bus_shape *shape, const struct ast_json *v, struct ast_buf *out);
+static bool write_shape(const struct bus_shape *shape, const struct ast_json *v,
+                        struct ast_buf *out);
 
 static bool write_string(const struct ast_json *v, struct ast_buf *out)
 {
@@ -82,7 +83,8 @@ static bool write_count(const struct ast_json *v, struct ast_buf *out)
 }
 
 /* Writes one member, or what stands for an unset one. */
-static bool write_field(const struct bus_field *f, const struct ast_json *object, bool *first, struct ast_buf *out)
+static bool write_field(const struct bus_field *f, const struct ast_json *object, bool *first,
+                        struct ast_buf *out)
 {
     const struct ast_json *v = ast_json_get(object, f->name);
     bool optional = f->presence == BUS_OMITTED || f->presence == BUS_NULLED;
@@ -112,7 +114,8 @@ static bool write_fields(const struct bus_fields *fields, const struct ast_json 
     return true;
 }
 
-static bool write_record(const struct bus_fields *fields, const struct ast_json *v, struct ast_buf *out)
+static bool write_record(const struct bus_fields *fields, const struct ast_json *v,
+                         struct ast_buf *out)
 {
     if (ast_json_type(v) != AST_JSON_OBJECT)
         return false;
@@ -120,7 +123,8 @@ static bool write_record(const struct bus_fields *fields, const struct ast_json 
     return write_fields(fields, v, /* first= */ true, out);
 }
 
-static bool write_list(const struct bus_shape *element, const struct ast_json *v, struct ast_buf *out)
+static bool write_list(const struct bus_shape *element, const struct ast_json *v,
+                       struct ast_buf *out)
 {
     if (ast_json_type(v) != AST_JSON_ARRAY)
         return false;
@@ -164,7 +168,8 @@ static const struct ast_json *only_member(const struct ast_json *object, struct 
 }
 
 /* "Tag", or {"Tag":value}; a bare tag also as {"Tag":null}. */
-static bool write_external(const struct bus_shape *shape, const struct ast_json *v, struct ast_buf *out)
+static bool write_external(const struct bus_shape *shape, const struct ast_json *v,
+                           struct ast_buf *out)
 {
     struct ast_str tag;
     const struct ast_json *inner = NULL;
@@ -186,7 +191,8 @@ static bool write_external(const struct bus_shape *shape, const struct ast_json 
     return true;
 }
 
-static bool write_internal(const struct bus_shape *shape, const struct ast_json *v, struct ast_buf *out)
+static bool write_internal(const struct bus_shape *shape, const struct ast_json *v,
+                           struct ast_buf *out)
 {
     struct ast_str tag;
     if (!ast_json_string(ast_json_member(v, "type"), &tag))
@@ -199,7 +205,8 @@ static bool write_internal(const struct bus_shape *shape, const struct ast_json 
     return write_fields(&variant->fields, v, /* first= */ false, out);
 }
 
-static bool write_untagged(const struct bus_shape *shape, const struct ast_json *v, struct ast_buf *out)
+static bool write_untagged(const struct bus_shape *shape, const struct ast_json *v,
+                           struct ast_buf *out)
 {
     size_t mark = out->n;
     for (size_t i = 0; i < shape->count; i++) {
@@ -212,7 +219,8 @@ static bool write_untagged(const struct bus_shape *shape, const struct ast_json 
 
 /* False when `v` does not fit; `out` then holds a part of it. Buffer errors are sticky in `out`.
  * Recursion follows the tables, which are finite; only free-form values nest by foreign will. */
-static bool write_shape(const struct bus_shape *shape, const struct ast_json *v, struct ast_buf *out)
+static bool write_shape(const struct bus_shape *shape, const struct ast_json *v,
+                        struct ast_buf *out)
 {
     switch (shape->type) {
     case BUS_SHAPE_STRING: return write_string(v, out);
@@ -279,7 +287,8 @@ static void write_raw_members(const struct ast_json *object, struct ast_buf *out
 static bool classify(const struct ast_json *value, enum ast_payload_kind *ret_kind)
 {
     struct ast_str tag;
-    if (ast_json_type(value) != AST_JSON_OBJECT || !ast_json_string(ast_json_member(value, "type"), &tag))
+    if (ast_json_type(value) != AST_JSON_OBJECT ||
+        !ast_json_string(ast_json_member(value, "type"), &tag))
         return false;
     for (unsigned kind = 0; kind < AST_PAYLOAD_KIND_COUNT; kind++)
         if (ast_str_eq(tag, tags[kind])) {
@@ -290,7 +299,8 @@ static bool classify(const struct ast_json *value, enum ast_payload_kind *ret_ki
 }
 
 /* Guest bytes of a value decoded as `kind`; false: its members do not fit. */
-static bool write_variant(enum ast_payload_kind kind, const struct ast_json *value, struct ast_buf *out)
+static bool write_variant(enum ast_payload_kind kind, const struct ast_json *value,
+                          struct ast_buf *out)
 {
     if (kind == AST_PAYLOAD_RAW_JSON) {
         write_raw_members(value, out);
@@ -351,7 +361,8 @@ enum ast_rc ast_payload_normalise(const struct ast_json *value, enum ast_payload
     return bus_payload_normalise(value, ret_kind, out, &session);
 }
 
-enum ast_rc ast_payload_tagged(enum ast_payload_kind kind, struct ast_str guest_bytes, struct ast_buf *out)
+enum ast_rc ast_payload_tagged(enum ast_payload_kind kind, struct ast_str guest_bytes,
+                               struct ast_buf *out)
 {
     if (kind != AST_PAYLOAD_CUSTOM)
         return ast_buf_add(out, guest_bytes);

@@ -47,4 +47,5 @@ enum ast_rc ast_payload_normalise(const struct ast_json *value, enum ast_payload
 
 /* The tagged object of a payload in guest form (what HTTP streams show): CUSTOM gains
  * {"type":"custom","data":...}; RAW_JSON stays the bare value; others are as they are. */
-enum ast_rc ast_payload_tagged(enum ast_payload_kind kind, struct ast_str guest_bytes, struct ast_buf *out);
+enum ast_rc ast_payload_tagged(enum ast_payload_kind kind, struct ast_str guest_bytes,
+                               struct ast_buf *out);

@@ -3,6 +3,8 @@
 
 #include "base/banned.h"
 
+/* A table is read down its lines: */
+/* clang-format off */
 #define NAMED(name_) .name = AST_STR(name_), .key = AST_STR("\"" name_ "\":")
 #define NEED(name_, shape_) { NAMED(name_), .shape = &(shape_), .presence = BUS_REQUIRED }
 #define MAYBE(name_, shape_) { NAMED(name_), .shape = &(shape_), .presence = BUS_OMITTED }
@@ -248,6 +250,8 @@ static const struct bus_fields fields_of[AST_PAYLOAD_KIND_COUNT] = {
     [AST_PAYLOAD_DISCONNECT] = FIELDS(disconnect),
     [AST_PAYLOAD_CUSTOM] = FIELDS(custom),
 };
+
+/* clang-format on */
 
 const struct bus_fields *bus_payload_fields(enum ast_payload_kind kind)
 {

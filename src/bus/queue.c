@@ -11,7 +11,8 @@
 #include "base/banned.h"
 
 #define FIRST_RING 8u
-#define SOLE (INT64_C(1) << 62) /* above every ticket: sole messages are evicted last (spec 04 §7.5) */
+/* Above every ticket: sole messages are evicted last (spec 04 §7.5). */
+#define SOLE (INT64_C(1) << 62)
 
 struct slot {
     struct ast_msg *msg; /* shared: one reference is ours */
@@ -52,7 +53,7 @@ void bus_queues_done(struct bus_queues *qs)
     struct ast_msg *m;
     while ((m = bus_queues_take(qs)))
         ast_msg_unref(m);
-    ast_list_each(&qs->idle, link)
+    ast_list_each (&qs->idle, link)
         queue_free(qs, QUEUE_OF_TURN(link));
     ast_map_done(&qs->by_principal);
     ast_heap_done(&qs->ages);
@@ -252,8 +253,8 @@ struct ast_msg *bus_queues_take(struct bus_queues *qs)
 }
 
 /* One queue's visit of a round; returns how many messages were taken. */
-static size_t drr_visit(struct bus_queues *qs, struct bus_queue *q, size_t *budget, struct ast_msg **out,
-                        size_t max)
+static size_t drr_visit(struct bus_queues *qs, struct bus_queue *q, size_t *budget,
+                        struct ast_msg **out, size_t max)
 {
     size_t n = 0;
     while (q->n > 0 && n < max) {
@@ -267,7 +268,8 @@ static size_t drr_visit(struct bus_queues *qs, struct bus_queue *q, size_t *budg
     return n;
 }
 
-size_t bus_queues_drain(struct bus_queues *qs, size_t budget_bytes, struct ast_msg **out, size_t max)
+size_t bus_queues_drain(struct bus_queues *qs, size_t budget_bytes, struct ast_msg **out,
+                        size_t max)
 {
     if (qs->principals == 0 || budget_bytes == 0)
         return 0;
@@ -290,7 +292,8 @@ size_t bus_queues_drain(struct bus_queues *qs, size_t budget_bytes, struct ast_m
     return n;
 }
 
-size_t bus_queues_take_envelope(struct bus_queues *qs, size_t budget_bytes, struct ast_msg **out, size_t max)
+size_t bus_queues_take_envelope(struct bus_queues *qs, size_t budget_bytes, struct ast_msg **out,
+                                size_t max)
 {
     if (max == 0 || ast_list_empty(&qs->rotation))
         return 0;

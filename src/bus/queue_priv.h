@@ -55,5 +55,7 @@ bool bus_queues_push(struct bus_queues *qs, struct ast_msg *msg);
 
 /* As the functions of route.h; the references go to the caller. */
 struct ast_msg *bus_queues_take(struct bus_queues *qs);
-size_t bus_queues_drain(struct bus_queues *qs, size_t budget_bytes, struct ast_msg **out, size_t max);
-size_t bus_queues_take_envelope(struct bus_queues *qs, size_t budget_bytes, struct ast_msg **out, size_t max);
+size_t bus_queues_drain(struct bus_queues *qs, size_t budget_bytes, struct ast_msg **out,
+                        size_t max);
+size_t bus_queues_take_envelope(struct bus_queues *qs, size_t budget_bytes, struct ast_msg **out,
+                                size_t max);

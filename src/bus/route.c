@@ -18,7 +18,7 @@
 #include "base/banned.h"
 
 #define DROP_LOG_INTERVAL_NS (10 * AST_NS_PER_SEC)
-#define DROP_LOG_TARGET "astrid.audit.ipc"
+#define DROP_LOG_TARGET      "astrid.audit.ipc"
 
 /* What the log has to say about one kind of drop. Guarded by the route's lock. */
 struct drop_log {
@@ -44,18 +44,18 @@ struct ast_route {
     void (*notify)(void *arg);
     void *arg;
 
-    atomic_size_t queued; /* messages; written under the lock, read by consumers that may find none */
+    atomic_size_t queued; /* messages; written under the lock, read by who may find none */
     struct ast_lock lock;
-    struct bus_queues queues            AST_GUARDED_BY(lock);
-    uint64_t dropped_total              AST_GUARDED_BY(lock);
-    uint64_t dropped_recent             AST_GUARDED_BY(lock);
-    struct drop_log logs[BUS_DROP_REASONS]    AST_GUARDED_BY(lock);
-    struct drop_line *lines             AST_GUARDED_BY(lock); /* during a push: where lines go */
+    struct bus_queues queues AST_GUARDED_BY(lock);
+    uint64_t dropped_total AST_GUARDED_BY(lock);
+    uint64_t dropped_recent AST_GUARDED_BY(lock);
+    struct drop_log logs[BUS_DROP_REASONS] AST_GUARDED_BY(lock);
+    struct drop_line *lines AST_GUARDED_BY(lock); /* during a push: where lines go */
     struct ast_metric_cell *evictions[CLASS_COUNT] AST_GUARDED_BY(lock); /* NULL until needed */
-    struct ast_metric_cell *starved[CLASS_COUNT]   AST_GUARDED_BY(lock);
+    struct ast_metric_cell *starved[CLASS_COUNT] AST_GUARDED_BY(lock);
 
-    struct ast_list peers;                /* in `open_routes`, under its lock */
-    struct ast_metric_cell *bytes_gauge;  /* shared with routes of the same label */
+    struct ast_list peers;               /* in `open_routes`, under its lock */
+    struct ast_metric_cell *bytes_gauge; /* shared with routes of the same label */
     struct ast_metric_cell *active_gauge;
 };
 
@@ -77,12 +77,12 @@ static struct {
 static void gauges_refresh(void *arg)
 {
     AST_WITH_LOCK(&open_routes.lock);
-    ast_list_each(&open_routes.list, link) {
+    ast_list_each (&open_routes.list, link) {
         struct ast_route *r = AST_CONTAINER_OF(link, struct ast_route, peers);
         ast_metric_set(r->bytes_gauge, 0);
         ast_metric_set(r->active_gauge, 0);
     }
-    ast_list_each(&open_routes.list, link) {
+    ast_list_each (&open_routes.list, link) {
         struct ast_route *r = AST_CONTAINER_OF(link, struct ast_route, peers);
         AST_WITH_LOCK(&r->lock);
         ast_metric_gauge_add(r->bytes_gauge, (int64_t)r->queues.bytes);
@@ -123,8 +123,8 @@ static enum principal_class class_of(const char *class_name)
     return class_name[0] == 's' ? CLASS_SYSTEM : class_name[0] == 'a' ? CLASS_AGENT : CLASS_USER;
 }
 
-static void count_by_class(struct ast_route *r, enum ast_metric metric, struct ast_metric_cell **cells,
-                           struct ast_str principal)
+static void count_by_class(struct ast_route *r, enum ast_metric metric,
+                           struct ast_metric_cell **cells, struct ast_str principal)
 {
     const char *name = ast_principal_class(principal);
     struct ast_metric_cell **cell = &cells[class_of(name)];
@@ -163,7 +163,8 @@ static void on_drop(void *arg, enum bus_drop why, const struct ast_msg *msg)
 }
 
 static const char *const drop_texts[BUS_DROP_REASONS] = {
-    [BUS_DROP_OVERSIZE] = "ipc::route: incoming message exceeds global byte budget, rejecting publish",
+    [BUS_DROP_OVERSIZE] =
+        "ipc::route: incoming message exceeds global byte budget, rejecting publish",
     [BUS_DROP_BYTES] = "ipc::route: global byte budget exhausted, dropping head of oldest queue",
     [BUS_DROP_CAP] = "ipc::route: per-principal queue cap reached, dropping oldest",
     [BUS_DROP_MEMORY] = "ipc::route: out of memory, message not queued",
@@ -208,12 +209,14 @@ static void lines_write(const struct ast_route *r, struct drop_line lines[static
 }
 
 /* The drops since the last line of each kind would go untold with the route. */
-static void logs_flush(const struct ast_route *r, const struct drop_log logs[static BUS_DROP_REASONS])
+static void logs_flush(const struct ast_route *r,
+                       const struct drop_log logs[static BUS_DROP_REASONS])
 {
     for (unsigned why = 0; why < BUS_DROP_REASONS; why++)
         if (logs[why].silent)
             ast_log_fields(AST_LOG_ERROR, DROP_LOG_TARGET, drop_texts[why], AST_F_SECURITY,
-                           AST_F_CSTR("capsule", r->label), AST_F_U64("suppressed", logs[why].silent));
+                           AST_F_CSTR("capsule", r->label),
+                           AST_F_U64("suppressed", logs[why].silent));
 }
 
 static void count_queued(struct ast_route *r) AST_REQUIRES(r->lock)
@@ -229,10 +232,11 @@ static bool enqueue(struct ast_route *r, struct ast_msg *msg)
     for (size_t i = 0; i < BUS_DROP_REASONS; i++)
         lines[i].msg = NULL;
     ast_lock(&r->lock);
-    bool is_open = !atomic_load_explicit(&r->sink.closed, memory_order_relaxed); /* set before close locks */
+    /* Relaxed: close sets it before it takes the lock to discard what is queued. */
+    bool is_open = !atomic_load_explicit(&r->sink.closed, memory_order_relaxed);
     if (is_open) {
         r->lines = lines;
-        (void)bus_queues_push(&r->queues, msg); /* a refusal was counted and wakes the consumer too */
+        (void)bus_queues_push(&r->queues, msg); /* a refusal is counted and wakes too */
         r->lines = NULL;
         count_queued(r);
     }
@@ -273,8 +277,8 @@ static void route_unref(struct ast_route *r)
 }
 AST_DEFINE_AUTO(struct ast_route, route_unref)
 
-enum ast_rc ast_route_open(struct ast_bus *bus, const struct ast_route_config *cfg, struct ast_route **ret,
-                           struct ast_err *err)
+enum ast_rc ast_route_open(struct ast_bus *bus, const struct ast_route_config *cfg,
+                           struct ast_route **ret, struct ast_err *err)
 {
     AST_ASSERT(cfg->pattern_count > 0);
     struct ast_route *bare = calloc(1, sizeof *bare);
@@ -292,7 +296,8 @@ enum ast_rc ast_route_open(struct ast_bus *bus, const struct ast_route_config *c
     r->queues.on_starved = on_starved;
     r->queues.arg = r;
 
-    enum ast_rc rc = bus_sink_init(&r->sink, bus, cfg->patterns, cfg->pattern_count, cfg->scope, err);
+    enum ast_rc rc =
+        bus_sink_init(&r->sink, bus, cfg->patterns, cfg->pattern_count, cfg->scope, err);
     if (!rc && !(r->label = ast_str_dup(cfg->label)))
         rc = ast_fail(err, AST_E_NO_MEMORY, "route");
     if (!rc)
@@ -350,7 +355,8 @@ size_t ast_route_drain(struct ast_route *r, size_t budget_bytes, struct ast_msg 
     return n;
 }
 
-size_t ast_route_take_envelope(struct ast_route *r, size_t budget_bytes, struct ast_msg **out, size_t max)
+size_t ast_route_take_envelope(struct ast_route *r, size_t budget_bytes, struct ast_msg **out,
+                               size_t max)
 {
     if (ast_route_empty(r))
         return 0;

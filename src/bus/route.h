@@ -9,21 +9,23 @@
 
 #include "bus/bus.h"
 
-#define AST_ROUTE_BUDGET 1048576u
+#define AST_ROUTE_BUDGET        1048576u
 #define AST_ROUTE_PER_PRINCIPAL 16384u /* spec README §5 gap 40 */
 #define AST_ROUTE_QUANTUM_FLOOR 4096u
-#define AST_ROUTE_MAX_MESSAGES 65536u /* all principals together: bounds the bookkeeping of tiny messages, which
-                                         would otherwise outweigh the byte budget */
+/* All principals together. Bounds the bookkeeping of tiny messages, which would otherwise outweigh
+ * the byte budget. */
+#define AST_ROUTE_MAX_MESSAGES 65536u
 
 struct ast_route;
 
 struct ast_route_config {
-    const struct ast_str *patterns; /* subtree; borrowed during open. Several patterns share one queue
-                                       set and keep bus order across topics */
-    size_t pattern_count;           /* at least 1 */
-    struct ast_str label;           /* capsule id or "gateway": the metric label; copied */
-    struct ast_str scope;           /* only messages of this principal; empty: all */
-    bool scope_admits_system;       /* with a scope: messages without principal pass too */
+    /* Subtree; borrowed during open. Several patterns share one queue set and keep bus order across
+     * topics. */
+    const struct ast_str *patterns;
+    size_t pattern_count;     /* at least 1 */
+    struct ast_str label;     /* capsule id or "gateway": the metric label; copied */
+    struct ast_str scope;     /* only messages of this principal; empty: all */
+    bool scope_admits_system; /* with a scope: messages without principal pass too */
     /* Last word before queueing, under no lock; NULL: all. Must be quick and thread-safe. */
     bool (*filter)(void *arg, const struct ast_msg *msg);
     /* After a message was queued (or refused for size); any thread, no lock held; NULL: none. */
@@ -32,8 +34,8 @@ struct ast_route_config {
 };
 
 AST_MUST_CHECK
-enum ast_rc ast_route_open(struct ast_bus *bus, const struct ast_route_config *cfg, struct ast_route **ret,
-                           struct ast_err *err);
+enum ast_rc ast_route_open(struct ast_bus *bus, const struct ast_route_config *cfg,
+                           struct ast_route **ret, struct ast_err *err);
 /* Removes it from the index, discards what is queued, waits for a running notify. Never from inside
  * its own callbacks. NULL is fine. */
 void ast_route_close(struct ast_route *route);
@@ -46,7 +48,8 @@ struct ast_msg *ast_route_take(struct ast_route *route);
 
 /* Appends taken messages to out[0..max); returns how many. */
 /* Deficit round robin of spec 04 §7.6 with a byte budget. */
-size_t ast_route_drain(struct ast_route *route, size_t budget_bytes, struct ast_msg **out, size_t max);
+size_t ast_route_drain(struct ast_route *route, size_t budget_bytes, struct ast_msg **out,
+                       size_t max);
 /* One principal's messages, at least one when any is queued (spec 04 §8.4 steps 1 to 3). */
 size_t ast_route_take_envelope(struct ast_route *route, size_t budget_bytes, struct ast_msg **out,
                                size_t max);

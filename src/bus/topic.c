@@ -31,7 +31,8 @@ static inline bool is_star(struct ast_str segment)
 
 /* Pairs the segments of both texts; false at the first pair that differs. *ret_pattern_more and
  * *ret_topic_more tell which side has segments left. */
-static bool pair_segments(struct ast_str pattern, struct ast_str topic, bool *ret_pattern_more, bool *ret_topic_more)
+static bool pair_segments(struct ast_str pattern, struct ast_str topic, bool *ret_pattern_more,
+                          bool *ret_topic_more)
 {
     bool more_p = true, more_t = true;
     while (more_p && more_t) {
@@ -79,7 +80,8 @@ bool ast_topic_match_subtree(struct ast_str pattern, struct ast_str topic)
     if (!ast_str_ends(pattern, AST_STR(".*")))
         return pair_segments(pattern, topic, &more_p, &more_t) && !more_p && !more_t;
     /* The prefix alone is not covered: at least one segment has to follow. */
-    return pair_segments(ast_str_first(pattern, pattern.n - 2), topic, &more_p, &more_t) && !more_p && more_t;
+    return pair_segments(ast_str_first(pattern, pattern.n - 2), topic, &more_p, &more_t) &&
+           !more_p && more_t;
 }
 
 /* C0, DEL and the C1 range, which UTF-8 spells C2 80 to C2 9F. */

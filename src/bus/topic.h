@@ -10,8 +10,8 @@
 #include "base/error.h"
 #include "base/str.h"
 
-#define AST_TOPIC_MAX_BYTES 256u   /* guest topics and patterns, spec 04 §2.1 */
-#define AST_TOPIC_MAX_SEGMENTS 8u  /* guest topics and patterns */
+#define AST_TOPIC_MAX_BYTES      256u /* guest topics and patterns, spec 04 §2.1 */
+#define AST_TOPIC_MAX_SEGMENTS   8u   /* guest topics and patterns */
 #define AST_TOPIC_MATCH_SEGMENTS 20u
 
 bool ast_topic_match_strict(struct ast_str pattern, struct ast_str topic);

@@ -28,12 +28,15 @@ static void check_fixed_point(enum ast_payload_kind kind, struct ast_str body)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    struct ast_msg_spec spec = { .topic = AST_STR("t"), .principal = AST_STR("p"), .publisher = AST_STR("c") };
+    struct ast_msg_spec spec = { .topic = AST_STR("t"),
+                                 .principal = AST_STR("p"),
+                                 .publisher = AST_STR("c") };
     AST_AUTO(ast_msg_unref) struct ast_msg *m = NULL, *trusted = NULL;
     if (ast_msg_from_json(&spec, ast_str_n(data, size), &m, NULL))
         return 0; /* refusing is always allowed */
     AST_ASSERT(m->kind < AST_PAYLOAD_KIND_COUNT);
-    AST_ASSERT(ast_str_is(m->topic, "t") && ast_str_is(m->principal, "p") && ast_str_is(m->publisher, "c"));
+    AST_ASSERT(ast_str_is(m->topic, "t") && ast_str_is(m->principal, "p") &&
+               ast_str_is(m->publisher, "c"));
     AST_ASSERT(ast_str_is_utf8(m->body));
     if (m->kind == AST_PAYLOAD_CUSTOM)
         AST_ASSERT(m->body.n > 0);

@@ -8,13 +8,14 @@
 #include "base/banned.h"
 
 #define MAX_PATTERNS 16
-#define MAX_LINE 512u
+#define MAX_LINE     512u
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static void check_pair(struct ast_str pattern, struct ast_str topic)
 {
-    bool strict = ast_topic_match_strict(pattern, topic), subtree = ast_topic_match_subtree(pattern, topic);
+    bool strict = ast_topic_match_strict(pattern, topic),
+         subtree = ast_topic_match_subtree(pattern, topic);
     bool shallow = ast_topic_segment_count(topic) <= AST_TOPIC_MATCH_SEGMENTS;
     if (strict && shallow)
         AST_ASSERT(subtree);
@@ -37,7 +38,9 @@ static void check_delivery(struct ast_str topic, const struct ast_str *patterns,
     AST_AUTO(ast_bus_free) struct ast_bus *bus = NULL;
     AST_ASSERT(!ast_bus_new(&bus, NULL));
     struct ast_route *each[MAX_PATTERNS], *all = NULL;
-    struct ast_route_config cfg = { .patterns = patterns, .pattern_count = count, .label = AST_STR("fuzz") };
+    struct ast_route_config cfg = { .patterns = patterns,
+                                    .pattern_count = count,
+                                    .label = AST_STR("fuzz") };
     AST_ASSERT(!ast_route_open(bus, &cfg, &all, NULL));
     cfg.pattern_count = 1;
     for (size_t i = 0; i < count; i++, cfg.patterns++)

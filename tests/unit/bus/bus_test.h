@@ -5,6 +5,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+
 #include <cmocka.h>
 
 #include <stdio.h>
@@ -17,8 +18,8 @@
 #include "bus/route.h"
 
 #define assert_view(view, text) assert_view_((view), (text), __FILE__, __LINE__)
-__attribute__((noinline, unused)) static void assert_view_(struct ast_str view, const char *text, const char *file,
-                                                           int line)
+__attribute__((noinline, unused)) static void assert_view_(struct ast_str view, const char *text,
+                                                           const char *file, int line)
 {
     if (ast_str_eq(view, ast_str_c(text)))
         return;
@@ -27,7 +28,8 @@ __attribute__((noinline, unused)) static void assert_view_(struct ast_str view, 
 }
 
 /* A message whose queue cost (body and topic) is exactly `cost`. */
-__attribute__((unused)) static struct ast_msg *msg_of_cost(const char *topic, const char *principal, size_t cost)
+__attribute__((unused)) static struct ast_msg *msg_of_cost(const char *topic, const char *principal,
+                                                           size_t cost)
 {
     struct ast_msg_spec spec = { .topic = ast_str_c(topic), .principal = ast_str_c(principal) };
     assert_true(cost >= spec.topic.n + 2);
@@ -37,13 +39,15 @@ __attribute__((unused)) static struct ast_msg *msg_of_cost(const char *topic, co
     memset(body, 'x', n);
     body[0] = body[n - 1] = '"';
     struct ast_msg *m = NULL;
-    assert_int_equal(ast_msg_trusted(&spec, AST_PAYLOAD_CUSTOM, ast_str_n(body, n), &m, NULL), AST_OK);
+    assert_int_equal(ast_msg_trusted(&spec, AST_PAYLOAD_CUSTOM, ast_str_n(body, n), &m, NULL),
+                     AST_OK);
     free(body);
     assert_int_equal(ast_msg_cost(m), cost);
     return m;
 }
 
-__attribute__((unused)) static struct ast_msg *msg_with(const char *topic, const char *principal, const char *body)
+__attribute__((unused)) static struct ast_msg *msg_with(const char *topic, const char *principal,
+                                                        const char *body)
 {
     struct ast_msg_spec spec = { .topic = ast_str_c(topic), .principal = ast_str_c(principal) };
     struct ast_msg *m = NULL;
@@ -51,8 +55,8 @@ __attribute__((unused)) static struct ast_msg *msg_with(const char *topic, const
     return m;
 }
 
-__attribute__((unused)) static uint64_t publish(struct ast_bus *bus, const char *topic, const char *principal,
-                                                const char *body)
+__attribute__((unused)) static uint64_t publish(struct ast_bus *bus, const char *topic,
+                                                const char *principal, const char *body)
 {
     return ast_bus_publish(bus, msg_with(topic, principal, body));
 }

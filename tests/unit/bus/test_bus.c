@@ -31,12 +31,16 @@ static void remember(void *arg, struct ast_msg *msg)
         r->also(r, msg);
 }
 
-#define RECORD(bus_) { .bus = (bus_), .text = AST_BUF_INIT(4096) }
+#define RECORD(bus_)                                                                               \
+    {                                                                                              \
+        .bus = (bus_), .text = AST_BUF_INIT(4096)                                                  \
+    }
 
 static struct ast_tap *tap_on(struct ast_bus *bus, const char *pattern, struct record *r)
 {
     struct ast_tap *tap = NULL;
-    assert_int_equal(ast_tap_open(bus, "test", ast_str_c(pattern), remember, r, &tap, NULL), AST_OK);
+    assert_int_equal(ast_tap_open(bus, "test", ast_str_c(pattern), remember, r, &tap, NULL),
+                     AST_OK);
     return tap;
 }
 
@@ -61,7 +65,8 @@ static void c01_40_lifecycle_events_take_no_number(void **state)
     struct ast_bus *bus = bus_new();
     assert_int_equal(publish(bus, "a", "", "1"), 1);
     struct ast_msg *event = NULL;
-    assert_int_equal(ast_event_new(AST_EVENT_config_reloaded, "kernel", AST_STR_NONE, &event, NULL), AST_OK);
+    assert_int_equal(ast_event_new(AST_EVENT_config_reloaded, "kernel", AST_STR_NONE, &event, NULL),
+                     AST_OK);
     assert_int_equal(ast_bus_publish(bus, event), 0);
     assert_int_equal(publish(bus, "a", "", "1"), 2);
     ast_bus_free(bus);
@@ -77,7 +82,9 @@ static void taps_see_what_their_pattern_covers(void **state)
     publish(bus, "user.v1.x", "", "1");
     publish(bus, "1.2.3.4.5.6.7.8.9.10.11.12.13.14.15.16.17.18.19.20.21", "", "1");
     struct ast_msg *event = NULL;
-    assert_int_equal(ast_event_new(AST_EVENT_kernel_started, "kernel", AST_STR("\"version\":\"1\""), &event, NULL), AST_OK);
+    assert_int_equal(ast_event_new(AST_EVENT_kernel_started, "kernel", AST_STR("\"version\":\"1\""),
+                                   &event, NULL),
+                     AST_OK);
     ast_bus_publish(bus, event);
     assert_view(ast_buf_view(&all.text),
                 "astrid.v1.x user.v1.x 1.2.3.4.5.6.7.8.9.10.11.12.13.14.15.16.17.18.19.20.21 "
@@ -112,7 +119,9 @@ static void publishing_from_a_tap_keeps_the_order_for_everybody(void **state)
     first.also = reply;
     struct ast_tap *t1 = tap_on(bus, "", &first), *t2 = tap_on(bus, "", &second);
     struct ast_str patterns[] = { AST_STR("ask"), AST_STR("answer.*"), AST_STR("late") };
-    struct ast_route_config cfg = { .patterns = patterns, .pattern_count = 3, .label = AST_STR("r") };
+    struct ast_route_config cfg = { .patterns = patterns,
+                                    .pattern_count = 3,
+                                    .label = AST_STR("r") };
     struct ast_route *route = NULL;
     assert_int_equal(ast_route_open(bus, &cfg, &route, NULL), AST_OK);
 
@@ -143,7 +152,9 @@ static void routes_are_filled_before_taps_run(void **state)
     struct ast_bus *bus = bus_new();
     struct record r = RECORD(bus);
     struct ast_str pattern = AST_STR("a");
-    struct ast_route_config cfg = { .patterns = &pattern, .pattern_count = 1, .label = AST_STR("r") };
+    struct ast_route_config cfg = { .patterns = &pattern,
+                                    .pattern_count = 1,
+                                    .label = AST_STR("r") };
     assert_int_equal(ast_route_open(bus, &cfg, &r.victim_route, NULL), AST_OK);
     r.also = look_into_route;
     struct ast_tap *tap = tap_on(bus, "a", &r);
@@ -171,7 +182,9 @@ static void a_tap_may_close_its_neighbours(void **state)
     struct record killer = RECORD(bus), victim = RECORD(bus);
     killer.also = close_victim;
     struct ast_str pattern = AST_STR("a");
-    struct ast_route_config cfg = { .patterns = &pattern, .pattern_count = 1, .label = AST_STR("r") };
+    struct ast_route_config cfg = { .patterns = &pattern,
+                                    .pattern_count = 1,
+                                    .label = AST_STR("r") };
     assert_int_equal(ast_route_open(bus, &cfg, &killer.victim_route, NULL), AST_OK);
     struct ast_tap *t1 = tap_on(bus, "a", &killer);
     killer.victim = tap_on(bus, "a", &victim);
@@ -266,17 +279,22 @@ static void closing_waits_for_a_callback_on_another_thread(void **state)
 {
     (void)state;
     for (int use_route = 0; use_route < 2; use_route++) {
-        struct gate g = { .m = PTHREAD_MUTEX_INITIALIZER, .c = PTHREAD_COND_INITIALIZER, .bus = bus_new() };
+        struct gate g = { .m = PTHREAD_MUTEX_INITIALIZER,
+                          .c = PTHREAD_COND_INITIALIZER,
+                          .bus = bus_new() };
         struct ast_str pattern = AST_STR("a");
-        struct ast_route_config cfg = {
-            .patterns = &pattern, .pattern_count = 1, .label = AST_STR("r"), .notify = linger, .arg = &g
-        };
+        struct ast_route_config cfg = { .patterns = &pattern,
+                                        .pattern_count = 1,
+                                        .label = AST_STR("r"),
+                                        .notify = linger,
+                                        .arg = &g };
         struct ast_route *route = NULL;
         struct ast_tap *tap = NULL;
         if (use_route)
             assert_int_equal(ast_route_open(g.bus, &cfg, &route, NULL), AST_OK);
         else
-            assert_int_equal(ast_tap_open(g.bus, "t", pattern, linger_in_tap, &g, &tap, NULL), AST_OK);
+            assert_int_equal(ast_tap_open(g.bus, "t", pattern, linger_in_tap, &g, &tap, NULL),
+                             AST_OK);
 
         pthread_t publisher, opener;
         assert_int_equal(ast_thread_start(&publisher, "publisher", publish_one, &g, NULL), AST_OK);
@@ -307,9 +325,12 @@ static void each_publish_counts_under_its_kind(void **state)
     uint64_t started = published("astrid.v1.lifecycle.kernel_started");
     publish(bus, "astrid.v1.lifecycle.kernel_started", "", "1"); /* a topic does not make it one */
     struct ast_msg *m = NULL;
-    assert_int_equal(ast_event_new(AST_EVENT_kernel_started, "kernel", AST_STR_NONE, &m, NULL), AST_OK);
+    assert_int_equal(ast_event_new(AST_EVENT_kernel_started, "kernel", AST_STR_NONE, &m, NULL),
+                     AST_OK);
     ast_bus_publish(bus, m);
-    assert_int_equal(ast_event_new(AST_EVENT_custom, "kernel", AST_STR("\"name\":\"n\",\"data\":1"), &m, NULL), AST_OK);
+    assert_int_equal(
+        ast_event_new(AST_EVENT_custom, "kernel", AST_STR("\"name\":\"n\",\"data\":1"), &m, NULL),
+        AST_OK);
     ast_bus_publish(bus, m);
     assert_int_equal(published("ipc"), ipc + 1);
     assert_int_equal(published("custom"), custom + 1);

@@ -5,12 +5,15 @@
 
 #include "base/banned.h"
 
-static struct ast_route *route_on(struct ast_bus *bus, const char *pattern, const char *scope, bool system)
+static struct ast_route *route_on(struct ast_bus *bus, const char *pattern, const char *scope,
+                                  bool system)
 {
     struct ast_str p = ast_str_c(pattern);
-    struct ast_route_config cfg = {
-        .patterns = &p, .pattern_count = 1, .label = AST_STR("t"), .scope = ast_str_c(scope), .scope_admits_system = system
-    };
+    struct ast_route_config cfg = { .patterns = &p,
+                                    .pattern_count = 1,
+                                    .label = AST_STR("t"),
+                                    .scope = ast_str_c(scope),
+                                    .scope_admits_system = system };
     struct ast_route *route = NULL;
     assert_int_equal(ast_route_open(bus, &cfg, &route, NULL), AST_OK);
     return route;
@@ -24,7 +27,8 @@ static void random_text(uint64_t *seed, bool is_pattern, char out[static 64])
     out[0] = '\0';
     for (size_t i = 0; i < segments; i++) {
         size_t n = strlen(out);
-        snprintf(out + n, 64 - n, "%s%s", i ? "." : "", words[random_next(seed) % (is_pattern ? 4 : 3)]);
+        snprintf(out + n, 64 - n, "%s%s", i ? "." : "",
+                 words[random_next(seed) % (is_pattern ? 4 : 3)]);
     }
 }
 
@@ -57,11 +61,14 @@ static void the_index_agrees_with_the_matcher(void **state)
         for (size_t k = 0; k < ROUTES; k++) {
             if (!open[k].route)
                 continue;
-            bool in_scope = !open[k].scope[0] || !strcmp(open[k].scope, who) || (!who[0] && open[k].system);
-            bool want = in_scope && ast_topic_match_subtree(ast_str_c(open[k].pattern), ast_str_c(topic));
+            bool in_scope =
+                !open[k].scope[0] || !strcmp(open[k].scope, who) || (!who[0] && open[k].system);
+            bool want =
+                in_scope && ast_topic_match_subtree(ast_str_c(open[k].pattern), ast_str_c(topic));
             AST_AUTO(ast_msg_unref) struct ast_msg *m = ast_route_take(open[k].route);
             if (want != (m != NULL) || !ast_route_empty(open[k].route))
-                fail_msg("round %u: '%s' of '%s' against '%s' of '%s'", round, open[k].pattern, open[k].scope, topic, who);
+                fail_msg("round %u: '%s' of '%s' against '%s' of '%s'", round, open[k].pattern,
+                         open[k].scope, topic, who);
         }
     }
     for (size_t k = 0; k < ROUTES; k++)
@@ -73,8 +80,11 @@ static void overlapping_patterns_of_one_route_deliver_once(void **state)
 {
     (void)state;
     struct ast_bus *bus = bus_new();
-    struct ast_str patterns[] = { AST_STR("a.*"), AST_STR("a.b"), AST_STR("*.b"), AST_STR("a.b"), AST_STR("c") };
-    struct ast_route_config cfg = { .patterns = patterns, .pattern_count = 5, .label = AST_STR("t") };
+    struct ast_str patterns[] = { AST_STR("a.*"), AST_STR("a.b"), AST_STR("*.b"), AST_STR("a.b"),
+                                  AST_STR("c") };
+    struct ast_route_config cfg = { .patterns = patterns,
+                                    .pattern_count = 5,
+                                    .label = AST_STR("t") };
     struct ast_route *route = NULL;
     assert_int_equal(ast_route_open(bus, &cfg, &route, NULL), AST_OK);
     static const char *const topics[] = { "a.b", "x.b", "a.c", "c" };
@@ -93,7 +103,9 @@ static void several_patterns_share_one_queue_in_bus_order(void **state)
     (void)state;
     struct ast_bus *bus = bus_new();
     struct ast_str patterns[] = { AST_STR("agent.v1.response"), AST_STR("agent.v1.stream.delta") };
-    struct ast_route_config cfg = { .patterns = patterns, .pattern_count = 2, .label = AST_STR("gateway") };
+    struct ast_route_config cfg = { .patterns = patterns,
+                                    .pattern_count = 2,
+                                    .label = AST_STR("gateway") };
     struct ast_route *route = NULL;
     assert_int_equal(ast_route_open(bus, &cfg, &route, NULL), AST_OK);
     for (unsigned i = 0; i < 20; i++)
@@ -111,8 +123,10 @@ static void a_pattern_of_more_than_twenty_segments_matches_nothing(void **state)
     (void)state;
     static const char deep[] = "1.2.3.4.5.6.7.8.9.10.11.12.13.14.15.16.17.18.19.20";
     struct ast_bus *bus = bus_new();
-    struct ast_route *exact = route_on(bus, "1.2.3.4.5.6.7.8.9.10.11.12.13.14.15.16.17.18.19.20", "", false);
-    struct ast_route *below = route_on(bus, "1.2.3.4.5.6.7.8.9.10.11.12.13.14.15.16.17.18.19.20.*", "", false);
+    struct ast_route *exact =
+        route_on(bus, "1.2.3.4.5.6.7.8.9.10.11.12.13.14.15.16.17.18.19.20", "", false);
+    struct ast_route *below =
+        route_on(bus, "1.2.3.4.5.6.7.8.9.10.11.12.13.14.15.16.17.18.19.20.*", "", false);
     char deeper[80];
     snprintf(deeper, sizeof deeper, "%s.21", deep);
     publish(bus, deep, "", "1");
@@ -159,7 +173,8 @@ static void foreign_scopes_are_not_visited(void **state)
     char name[32];
     for (size_t i = 0; i < MANY; i++) {
         int n = snprintf(name, sizeof name, "p%zu", i);
-        assert_int_equal(bus_sink_init(&sinks[i], NULL, &pattern, 1, ast_str_n(name, (size_t)n), NULL), AST_OK);
+        assert_int_equal(
+            bus_sink_init(&sinks[i], NULL, &pattern, 1, ast_str_n(name, (size_t)n), NULL), AST_OK);
         assert_int_equal(bus_index_add(&index, &sinks[i], NULL), AST_OK);
     }
     struct bus_hits hits;

@@ -6,7 +6,7 @@
 #include "base/banned.h"
 
 #define CEILING 10485760u
-#define SEC AST_NS_PER_SEC
+#define SEC     AST_NS_PER_SEC
 
 static struct ast_limiter *limiter_new(void)
 {
@@ -28,7 +28,8 @@ static void c04_08_a_window_holds_exactly_the_ceiling(void **state)
     assert_true(ast_limiter_admit(l, alice, 0, CEILING, SEC - 1));
     assert_true(ast_limiter_admit(l, alice, 5242880, CEILING, SEC));
     assert_true(ast_limiter_admit(l, alice, 5242880, CEILING, SEC));
-    assert_false(ast_limiter_admit(l, alice, 1, CEILING, 2 * SEC - 1)); /* the window began at 1 s */
+    assert_false(
+        ast_limiter_admit(l, alice, 1, CEILING, 2 * SEC - 1)); /* the window began at 1 s */
     assert_true(ast_limiter_admit(l, alice, 1, CEILING, 2 * SEC));
 }
 
@@ -91,7 +92,7 @@ static void the_number_of_keys_has_an_end(void **state)
     for (unsigned i = 0; i < 100000; i++)
         assert_true(admit_numbered(l, i, 0));
     assert_false(admit_numbered(l, 100000, 1));
-    assert_false(admit_numbered(l, 7, 1)); /* a known key keeps its window: used up */
+    assert_false(admit_numbered(l, 7, 1));       /* a known key keeps its window: used up */
     assert_true(admit_numbered(l, 100000, SEC)); /* all windows are over */
 }
 

@@ -58,7 +58,8 @@ static void the_session_is_the_one_in_the_guest_bytes(void **state)
         const char *json, *session;
     } cases[] = {
         { "{\"type\":\"user_input\",\"text\":\"\"}", "default" },
-        { "{\"type\":\"agent_response\",\"text\":\"\",\"is_final\":true,\"session_id\":\"a\\u00fc\\\"\"}", "a\xc3\xbc\"" },
+        { "{\"type\":\"agent_response\",\"text\":\"\",\"is_final\":true,\"session_id\":\"a\\u00fc\\\"\"}",
+          "a\xc3\xbc\"" },
         { "{\"type\":\"user_input\",\"session_id\":\"s\"}", "s" }, /* does not fit: custom, whole */
         { "{\"type\":\"custom\",\"data\":{\"session_id\":\"in\"},\"session_id\":\"out\"}", "in" },
         { "{\"type\":\"custom\",\"data\":7,\"session_id\":\"out\"}", "" },
@@ -105,15 +106,18 @@ static void nesting_and_size_have_an_end(void **state)
     memset(deep, '[', AST_JSON_MAX_DEPTH + 1);
     memset(deep + AST_JSON_MAX_DEPTH + 1, ']', AST_JSON_MAX_DEPTH + 1);
     assert_true(ast_msg_from_json(&spec, ast_str_n(deep, sizeof deep), &m, NULL) != AST_OK);
-    assert_int_equal(ast_msg_from_json(&spec, ast_str_n(deep + 1, sizeof deep - 2), &m, NULL), AST_OK);
+    assert_int_equal(ast_msg_from_json(&spec, ast_str_n(deep + 1, sizeof deep - 2), &m, NULL),
+                     AST_OK);
     ast_msg_unref(m);
 
     char *huge = calloc(1, AST_MSG_MAX_BODY + 1);
     assert_non_null(huge);
     m = NULL;
-    assert_int_equal(ast_msg_from_json(&spec, ast_str_n(huge, AST_MSG_MAX_BODY + 1), &m, NULL), AST_E_TOO_LARGE);
-    assert_int_equal(ast_msg_trusted(&spec, AST_PAYLOAD_CUSTOM, ast_str_n(huge, AST_MSG_MAX_BODY + 1), &m, NULL),
+    assert_int_equal(ast_msg_from_json(&spec, ast_str_n(huge, AST_MSG_MAX_BODY + 1), &m, NULL),
                      AST_E_TOO_LARGE);
+    assert_int_equal(
+        ast_msg_trusted(&spec, AST_PAYLOAD_CUSTOM, ast_str_n(huge, AST_MSG_MAX_BODY + 1), &m, NULL),
+        AST_E_TOO_LARGE);
     assert_null(m);
     free(huge);
 }
@@ -122,10 +126,15 @@ static void a_value_and_its_text_make_the_same_message(void **state)
 {
     (void)state;
     AST_AUTO(ast_json_free) struct ast_json_doc *doc = NULL;
-    assert_int_equal(ast_json_parse(AST_STR("{\"payload\":{\"type\":\"raw_json\",\"b\":1,\"a\":2}}"), &doc, NULL), AST_OK);
+    assert_int_equal(
+        ast_json_parse(AST_STR("{\"payload\":{\"type\":\"raw_json\",\"b\":1,\"a\":2}}"), &doc,
+                       NULL),
+        AST_OK);
     struct ast_msg_spec spec = { .topic = AST_STR("t") };
     AST_AUTO(ast_msg_unref) struct ast_msg *m = NULL;
-    assert_int_equal(ast_msg_from_value(&spec, ast_json_member(ast_json_root(doc), "payload"), &m, NULL), AST_OK);
+    assert_int_equal(
+        ast_msg_from_value(&spec, ast_json_member(ast_json_root(doc), "payload"), &m, NULL),
+        AST_OK);
     assert_view(m->body, "{\"a\":2,\"b\":1}");
     assert_int_equal(m->kind, AST_PAYLOAD_RAW_JSON);
     assert_string_equal(m->origin, "unknown");

@@ -37,7 +37,9 @@ static void c03_52_what_is_there_from_the_start(void **state)
                      "astrid_gateway_auth_failures_total 0\n\n");
     assert_has(text, "\nastrid_gateway_redeem_attempts_total 0\n\n");
     assert_has(text, "\nastrid_gateway_redeem_rate_limited_total 0\n\n");
-    assert_has(text, "# TYPE astrid_daemon_active_connections gauge\nastrid_daemon_active_connections 0\n\n");
+    assert_has(
+        text,
+        "# TYPE astrid_daemon_active_connections gauge\nastrid_daemon_active_connections 0\n\n");
     assert_lacks(text, "# HELP astrid_daemon_active_connections");
     assert_lacks(text, "astrid_gateway_requests_total"); /* labelled: after its first observation */
     assert_lacks(text, "astrid_build_info");
@@ -49,19 +51,21 @@ static void c03_52_a_histogram_has_the_eleven_buckets_and_inf(void **state)
     (void)state;
     struct ast_str labels[] = { AST_STR("GET"), AST_STR("/api/capsules/:id"), AST_STR("200") };
     struct ast_metric_cell *c = ast_metric_cell(AST_METRIC_GATEWAY_DURATION, labels, 3);
-    ast_metric_observe_ns(c, 5000000);      /* on the edge: inside */
+    ast_metric_observe_ns(c, 5000000); /* on the edge: inside */
     ast_metric_observe_ns(c, 5000001);
-    ast_metric_observe_ns(c, 10000000001);  /* beyond the last */
+    ast_metric_observe_ns(c, 10000000001); /* beyond the last */
     assert_int_equal(ast_metric_value(c), 3);
     char *text = render();
 #define L "{method=\"GET\",route=\"/api/capsules/:id\",status=\"200\""
 #define B "astrid_gateway_request_duration_seconds_bucket" L ",le="
-    assert_has(text, "# HELP astrid_gateway_request_duration_seconds Per-request handler latency by "
-                     "method+route+status.\n# TYPE astrid_gateway_request_duration_seconds histogram\n" B
-                     "\"0.005\"} 1\n" B "\"0.01\"} 2\n" B "\"0.025\"} 2\n" B "\"0.05\"} 2\n" B "\"0.1\"} 2\n" B
-                     "\"0.25\"} 2\n" B "\"0.5\"} 2\n" B "\"1\"} 2\n" B "\"2.5\"} 2\n" B "\"5\"} 2\n" B "\"10\"} 2\n" B
-                     "\"+Inf\"} 3\nastrid_gateway_request_duration_seconds_sum" L
-                     "} 10.010000002\nastrid_gateway_request_duration_seconds_count" L "} 3\n\n");
+    assert_has(text,
+               "# HELP astrid_gateway_request_duration_seconds Per-request handler latency by "
+               "method+route+status.\n# TYPE astrid_gateway_request_duration_seconds histogram\n" B
+               "\"0.005\"} 1\n" B "\"0.01\"} 2\n" B "\"0.025\"} 2\n" B "\"0.05\"} 2\n" B
+               "\"0.1\"} 2\n" B "\"0.25\"} 2\n" B "\"0.5\"} 2\n" B "\"1\"} 2\n" B "\"2.5\"} 2\n" B
+               "\"5\"} 2\n" B "\"10\"} 2\n" B
+               "\"+Inf\"} 3\nastrid_gateway_request_duration_seconds_sum" L
+               "} 10.010000002\nastrid_gateway_request_duration_seconds_count" L "} 3\n\n");
     free(text);
 }
 
@@ -73,7 +77,8 @@ static void invocation_buckets_reach_from_microseconds_to_the_deadline(void **st
     ast_metric_observe_ns(c, 4000);
     ast_metric_observe_ns(c, 300000000000);
     char *text = render();
-#define I "astrid_capsule_invocation_duration_seconds_bucket{capsule=\"shell\",action=\"on_call\",le="
+#define I                                                                                          \
+    "astrid_capsule_invocation_duration_seconds_bucket{capsule=\"shell\",action=\"on_call\",le="
     assert_has(text, I "\"0.000005\"} 1\n");
     assert_has(text, I "\"120\"} 1\n" I "\"300\"} 2\n" I "\"+Inf\"} 2\n");
     free(text);
@@ -85,8 +90,10 @@ static void build_info_is_a_gauge_of_one(void **state)
     struct ast_str labels[] = { AST_STR("0.8.0"), AST_STR("unknown"), AST_STR("gcc \"12\"\\x\n") };
     ast_metric_set(ast_metric_cell(AST_METRIC_BUILD_INFO, labels, 3), 1);
     char *text = render();
-    assert_has(text, "# HELP astrid_build_info Build provenance (always 1).\n# TYPE astrid_build_info gauge\n"
-                     "astrid_build_info{version=\"0.8.0\",git_sha=\"unknown\",rustc=\"gcc \\\"12\\\"\\\\x\\n\"} 1\n\n");
+    assert_has(
+        text,
+        "# HELP astrid_build_info Build provenance (always 1).\n# TYPE astrid_build_info gauge\n"
+        "astrid_build_info{version=\"0.8.0\",git_sha=\"unknown\",rustc=\"gcc \\\"12\\\"\\\\x\\n\"} 1\n\n");
     free(text);
 }
 
@@ -100,7 +107,8 @@ static void cells_are_one_per_combination_and_sorted_in_the_text(void **state)
     ast_metric_add(cell, 2);
     char *text = render();
     assert_has(text, "\nastrid_dispatch_dropped_total{capsule=\"b\",reason=\"user\"} 2\n\n");
-    assert_lacks(text, "astrid_dispatch_dropped_total{capsule=\"a\""); /* looked up, never counted */
+    assert_lacks(text,
+                 "astrid_dispatch_dropped_total{capsule=\"a\""); /* looked up, never counted */
     free(text);
     ast_metric_add(ast_metric_cell(AST_METRIC_DISPATCH_DROPPED, a, 2), 1);
     text = render();
@@ -161,13 +169,19 @@ static void process_facts_are_plausible(void **state)
     (void)state;
     char *text = render();
     static const char *const names[] = {
-        "process_cpu_seconds_total", "process_open_fds", "process_max_fds", "process_virtual_memory_bytes",
-        "process_virtual_memory_max_bytes", "process_resident_memory_bytes", "process_start_time_seconds",
+        "process_cpu_seconds_total",
+        "process_open_fds",
+        "process_max_fds",
+        "process_virtual_memory_bytes",
+        "process_virtual_memory_max_bytes",
+        "process_resident_memory_bytes",
+        "process_start_time_seconds",
         "process_threads",
     };
     for (size_t i = 0; i < AST_ARRAY_LEN(names); i++) {
         char line[128];
-        snprintf(line, sizeof line, "# TYPE %s %s\n%s ", names[i], i == 0 ? "counter" : "gauge", names[i]);
+        snprintf(line, sizeof line, "# TYPE %s %s\n%s ", names[i], i == 0 ? "counter" : "gauge",
+                 names[i]);
         assert_has(text, line);
         snprintf(line, sizeof line, "# HELP %s ", names[i]);
         assert_has(text, line);
@@ -176,7 +190,8 @@ static void process_facts_are_plausible(void **state)
     unsigned long long start, resident, fds;
     assert_int_equal(sscanf(strstr(text, "\nprocess_start_time_seconds "), " %*s %llu", &start), 1);
     assert_true(start > 1600000000 && start <= (unsigned long long)time(NULL) + 2);
-    assert_int_equal(sscanf(strstr(text, "\nprocess_resident_memory_bytes "), " %*s %llu", &resident), 1);
+    assert_int_equal(
+        sscanf(strstr(text, "\nprocess_resident_memory_bytes "), " %*s %llu", &resident), 1);
     assert_true(resident > 100000);
     assert_int_equal(sscanf(strstr(text, "\nprocess_open_fds "), " %*s %llu", &fds), 1);
     free(text);
@@ -239,9 +254,12 @@ static void c04_52_names_and_labels_are_those_of_the_list(void **state)
         { AST_METRIC_BACKGROUND_TICKS, "astrid_daemon_background_ticks_total{loop=\"l0\"} " },
         { AST_METRIC_CONNECTIONS_OPENED, "astrid_daemon_connections_opened_total " },
         { AST_METRIC_CONNECTIONS_CLOSED, "astrid_daemon_connections_closed_total " },
-        { AST_METRIC_DISPATCH_DROPPED, "astrid_dispatch_dropped_total{capsule=\"l0\",reason=\"l1\"} " },
-        { AST_METRIC_DISPATCH_OUTCOMES, "astrid_dispatch_outcomes_total{capsule=\"l0\",outcome=\"l1\"} " },
-        { AST_METRIC_PUBLISH_REJECTED, "astrid_ipc_publish_rejected_total{capsule=\"l0\",reason=\"l1\"} " },
+        { AST_METRIC_DISPATCH_DROPPED,
+          "astrid_dispatch_dropped_total{capsule=\"l0\",reason=\"l1\"} " },
+        { AST_METRIC_DISPATCH_OUTCOMES,
+          "astrid_dispatch_outcomes_total{capsule=\"l0\",outcome=\"l1\"} " },
+        { AST_METRIC_PUBLISH_REJECTED,
+          "astrid_ipc_publish_rejected_total{capsule=\"l0\",reason=\"l1\"} " },
         { AST_METRIC_GATEWAY_REQUESTS,
           "astrid_gateway_requests_total{method=\"l0\",route=\"l1\",status=\"l2\"} " },
         { AST_METRIC_ROUTE_PRINCIPALS, "astrid_capsule_route_active_principals{capsule=\"l0\"} " },
@@ -253,7 +271,8 @@ static void c04_52_names_and_labels_are_those_of_the_list(void **state)
         for (const char *at = cases[i].sample; (at = strchr(at, '=')); at++)
             count++;
         struct ast_metric_cell *c = ast_metric_cell(cases[i].metric, labels, count);
-        if (cases[i].metric == AST_METRIC_ROUTE_PRINCIPALS || cases[i].metric == AST_METRIC_ROUTE_BYTES)
+        if (cases[i].metric == AST_METRIC_ROUTE_PRINCIPALS ||
+            cases[i].metric == AST_METRIC_ROUTE_BYTES)
             ast_metric_set(c, 1);
         else
             ast_metric_add(c, 1);

@@ -7,7 +7,7 @@
 #include "base/banned.h"
 
 #define MAX_PRINCIPALS 40
-#define MAX_QUEUED 70000
+#define MAX_QUEUED     70000
 
 struct item {
     uint64_t seq;
@@ -172,7 +172,8 @@ static void compare(size_t got_n, size_t want_n, uint64_t seed, unsigned step)
     for (size_t i = 0; same && i < got_n; i++)
         same = got[i]->seq == want[i];
     if (!same)
-        fail_msg("seed %llu step %u: %zu delivered, %zu expected", (unsigned long long)seed, step, got_n, want_n);
+        fail_msg("seed %llu step %u: %zu delivered, %zu expected", (unsigned long long)seed, step,
+                 got_n, want_n);
     for (size_t i = 0; i < got_n; i++)
         ast_msg_unref(got[i]);
 }
@@ -192,7 +193,9 @@ static void run(const struct traffic *t, uint64_t first_seed)
     assert_non_null(m.items);
     struct ast_bus *bus = bus_new();
     struct ast_str pattern = AST_STR("t");
-    struct ast_route_config cfg = { .patterns = &pattern, .pattern_count = 1, .label = AST_STR("model") };
+    struct ast_route_config cfg = { .patterns = &pattern,
+                                    .pattern_count = 1,
+                                    .label = AST_STR("model") };
     struct ast_route *route = NULL;
     assert_int_equal(ast_route_open(bus, &cfg, &route, NULL), AST_OK);
 
@@ -207,7 +210,8 @@ static void run(const struct traffic *t, uint64_t first_seed)
             uint64_t seq = ast_bus_publish(bus, msg_of_cost("t", name, cost));
             model_push(&m, (struct item){ .seq = seq, .cost = cost, .principal = p });
         } else {
-            size_t budget = random_next(&seed) % 4 ? random_next(&seed) % (4 * t->max_cost) : AST_ROUTE_BUDGET;
+            size_t budget =
+                random_next(&seed) % 4 ? random_next(&seed) % (4 * t->max_cost) : AST_ROUTE_BUDGET;
             size_t n;
             switch (random_next(&seed) % 3) {
             case 0:
@@ -226,10 +230,12 @@ static void run(const struct traffic *t, uint64_t first_seed)
         }
         struct ast_route_stats stats;
         ast_route_stats(route, &stats);
-        if (stats.bytes != bytes_of(&m) || stats.principals != m.turns || stats.dropped_total != m.dropped)
-            fail_msg("%s, seed %llu step %u: bytes %zu/%zu principals %zu/%zu dropped %llu/%llu", t->name,
-                     (unsigned long long)first_seed, step, stats.bytes, bytes_of(&m), stats.principals, m.turns,
-                     (unsigned long long)stats.dropped_total, (unsigned long long)m.dropped);
+        if (stats.bytes != bytes_of(&m) || stats.principals != m.turns ||
+            stats.dropped_total != m.dropped)
+            fail_msg("%s, seed %llu step %u: bytes %zu/%zu principals %zu/%zu dropped %llu/%llu",
+                     t->name, (unsigned long long)first_seed, step, stats.bytes, bytes_of(&m),
+                     stats.principals, m.turns, (unsigned long long)stats.dropped_total,
+                     (unsigned long long)m.dropped);
     }
     ast_route_close(route);
     ast_bus_free(bus);

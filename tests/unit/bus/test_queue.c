@@ -4,7 +4,7 @@
 
 #include "base/banned.h"
 
-#define KIB 1024u
+#define KIB  1024u
 #define MANY 20000u
 
 /* What on_drop and on_starved reported. */
@@ -49,7 +49,8 @@ static const char *topics(size_t n)
     text[0] = '\0';
     for (size_t i = 0; i < n; i++) {
         size_t at = strlen(text);
-        snprintf(text + at, sizeof text - at, "%s%.*s", i ? " " : "", (int)out[i]->topic.n, out[i]->topic.p);
+        snprintf(text + at, sizeof text - at, "%s%.*s", i ? " " : "", (int)out[i]->topic.n,
+                 out[i]->topic.p);
         ast_msg_unref(out[i]);
     }
     return text;
@@ -141,7 +142,8 @@ static void c04_21_order_within_a_principal_survives_any_budget(void **state)
         for (unsigned step = 0; step < 60 || queued > 0; step++) {
             if (step < 60) {
                 size_t w = random_next(&seed) % 3;
-                AST_AUTO(ast_msg_unref) struct ast_msg *m = msg_of_cost("t", who[w], 10 + random_next(&seed) % 9000);
+                AST_AUTO(ast_msg_unref)
+                struct ast_msg *m = msg_of_cost("t", who[w], 10 + random_next(&seed) % 9000);
                 m->seq = next[w]++;
                 bus_queues_push(&qs, m);
                 queued++;
@@ -209,7 +211,8 @@ static void c04_58_an_envelope_holds_one_principal_and_they_alternate(void **sta
     }
     assert_string_equal(topics(bus_queues_take_envelope(&qs, 1000, out, MANY)), "a1 a2");
     assert_string_equal(topics(bus_queues_take_envelope(&qs, 1000, out, MANY)), "b1 b2");
-    assert_string_equal(topics(bus_queues_take_envelope(&qs, 10, out, MANY)), "a3"); /* at least one */
+    assert_string_equal(topics(bus_queues_take_envelope(&qs, 10, out, MANY)),
+                        "a3"); /* at least one */
     assert_string_equal(topics(bus_queues_take_envelope(&qs, 1000, out, MANY)), "b3");
     assert_int_equal(bus_queues_take_envelope(&qs, 1000, out, MANY), 0);
     push(&qs, "c1", "c", 400);
@@ -294,7 +297,8 @@ static void c04_25_sole_messages_go_last_and_oldest_first(void **state)
     push(&qs, "many1", "b", quarter);
     push(&qs, "sole2", "c", quarter);
     push(&qs, "many2", "b", quarter);
-    static const char *const victims[] = { "many1", "sole1", "sole2", "many2" }; /* many2 has become a sole one */
+    static const char *const victims[] = { "many1", "sole1", "sole2",
+                                           "many2" }; /* many2 has become a sole one */
     for (size_t i = 0; i < AST_ARRAY_LEN(victims); i++) {
         char name[8] = { (char)('k' + i), 0 };
         push(&qs, "new", name, quarter);
@@ -311,7 +315,8 @@ static void heads_age_by_their_own_enqueue_time(void **state)
     queues_init(&qs);
     size_t eighth = AST_ROUTE_BUDGET / 8;
     static const char *const order[][2] = {
-        { "a1", "a" }, { "b1", "b" }, { "a2", "a" }, { "a3", "a" }, { "b2", "b" }, { "b3", "b" }, { "a4", "a" }, { "b4", "b" },
+        { "a1", "a" }, { "b1", "b" }, { "a2", "a" }, { "a3", "a" },
+        { "b2", "b" }, { "b3", "b" }, { "a4", "a" }, { "b4", "b" },
     };
     for (size_t i = 0; i < 8; i++)
         push(&qs, order[i][0], order[i][1], eighth);
@@ -335,7 +340,8 @@ static void a_principal_keeps_its_newest_16384(void **state)
         AST_AUTO(ast_msg_unref) struct ast_msg *m = msg_of_cost("t", "a", 20);
         m->seq = i;
         bus_queues_push(&qs, m);
-        assert_int_equal(seen.drops[BUS_DROP_CAP], i < AST_ROUTE_PER_PRINCIPAL ? 0 : i - AST_ROUTE_PER_PRINCIPAL + 1);
+        assert_int_equal(seen.drops[BUS_DROP_CAP],
+                         i < AST_ROUTE_PER_PRINCIPAL ? 0 : i - AST_ROUTE_PER_PRINCIPAL + 1);
     }
     assert_int_equal(qs.messages, AST_ROUTE_PER_PRINCIPAL + 1);
     size_t n = bus_queues_drain(&qs, AST_ROUTE_BUDGET, out, MANY);

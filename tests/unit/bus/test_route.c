@@ -112,8 +112,9 @@ static void a_subscription_sees_only_what_comes_after_it(void **state)
 static void c04_26_a_scoped_route_is_not_woken_by_others(void **state)
 {
     (void)state;
-    struct ast_route *route = open_with(
-        "astrid.v1.*", (struct ast_route_config){ .scope = AST_STR("owner"), .notify = count_notify });
+    struct ast_route *route =
+        open_with("astrid.v1.*",
+                  (struct ast_route_config){ .scope = AST_STR("owner"), .notify = count_notify });
     send("astrid.v1.audit.entry", "other", 100);
     send("astrid.v1.audit.entry", "", 100);
     send("astrid.v1.audit.entry", "owner2", 100);
@@ -132,8 +133,8 @@ static void c04_26_a_scoped_route_is_not_woken_by_others(void **state)
 static void a_scope_may_admit_system_messages(void **state)
 {
     (void)state;
-    struct ast_route *route = open_with("a", (struct ast_route_config){
-                                                 .scope = AST_STR("alice"), .scope_admits_system = true });
+    struct ast_route *route = open_with(
+        "a", (struct ast_route_config){ .scope = AST_STR("alice"), .scope_admits_system = true });
     send("a", "bob", 100);
     send("a", "", 100);
     send("a", "alice", 100);
@@ -151,7 +152,8 @@ static void a_filter_has_the_last_word_before_queueing(void **state)
     (void)state;
     char mine[] = "s1";
     struct ast_route *route =
-        open_with("a", (struct ast_route_config){ .filter = session_is_mine, .notify = count_notify, .arg = mine });
+        open_with("a", (struct ast_route_config){
+                           .filter = session_is_mine, .notify = count_notify, .arg = mine });
     publish(bus, "a", "alice", "{\"session_id\":\"s2\"}");
     publish(bus, "a", "alice", "{}");
     assert_int_equal(notified, 0);
@@ -176,7 +178,8 @@ static void c04_24_an_oversized_message_wakes_but_is_not_queued(void **state)
 static void c04_23_evictions_count_under_the_class_of_the_victim(void **state)
 {
     (void)state;
-    struct ast_route *route = open_with("a", (struct ast_route_config){ .label = AST_STR("counted") });
+    struct ast_route *route =
+        open_with("a", (struct ast_route_config){ .label = AST_STR("counted") });
     static const char *const victims[] = { "alice", "", "agent:x", "agent.y", "agent-z" };
     for (size_t i = 0; i < AST_ARRAY_LEN(victims); i++)
         send("a", victims[i], 100);
@@ -234,7 +237,8 @@ static void c04_28_a_closed_route_holds_nothing(void **state)
 static void c04_22_drain_is_fair_through_the_route(void **state)
 {
     (void)state;
-    struct ast_route *route = open_with("*", (struct ast_route_config){ .label = AST_STR("starved") });
+    struct ast_route *route =
+        open_with("*", (struct ast_route_config){ .label = AST_STR("starved") });
     send("x", "A", 10 * KIB);
     send("x", "A", 10 * KIB);
     send("x", "B", 10 * KIB);
@@ -302,16 +306,20 @@ static void gauges_are_summed_per_label_at_scrape_time(void **state)
     send("b", "bob", 250);
     AST_AUTO(ast_buf_done) struct ast_buf text = AST_BUF_INIT(1 << 20);
     assert_int_equal(ast_metrics_render(&text), AST_OK);
-    assert_non_null(strstr(text.p, "\nastrid_capsule_route_budget_bytes_in_use{capsule=\"gauged\"} 500\n"));
-    assert_non_null(strstr(text.p, "\nastrid_capsule_route_active_principals{capsule=\"gauged\"} 3\n"));
+    assert_non_null(
+        strstr(text.p, "\nastrid_capsule_route_budget_bytes_in_use{capsule=\"gauged\"} 500\n"));
+    assert_non_null(
+        strstr(text.p, "\nastrid_capsule_route_active_principals{capsule=\"gauged\"} 3\n"));
     ast_route_close(two);
     ast_buf_reset(&text);
     assert_int_equal(ast_metrics_render(&text), AST_OK);
-    assert_non_null(strstr(text.p, "\nastrid_capsule_route_budget_bytes_in_use{capsule=\"gauged\"} 100\n"));
+    assert_non_null(
+        strstr(text.p, "\nastrid_capsule_route_budget_bytes_in_use{capsule=\"gauged\"} 100\n"));
     ast_route_close(one);
     ast_buf_reset(&text);
     assert_int_equal(ast_metrics_render(&text), AST_OK);
-    assert_non_null(strstr(text.p, "\nastrid_capsule_route_active_principals{capsule=\"gauged\"} 0\n"));
+    assert_non_null(
+        strstr(text.p, "\nastrid_capsule_route_active_principals{capsule=\"gauged\"} 0\n"));
 }
 
 /* --- The log ----------------------------------------------------------------------------------- */
@@ -328,7 +336,9 @@ static char *log_of(void (*fill)(void))
 {
     char dir[] = "/tmp/ast-bus-XXXXXX";
     assert_non_null(mkdtemp(dir));
-    struct ast_log_config cfg = { .dir = ast_str_c(dir), .prefix = AST_STR("bus"), .level = AST_LOG_INFO };
+    struct ast_log_config cfg = { .dir = ast_str_c(dir),
+                                  .prefix = AST_STR("bus"),
+                                  .level = AST_LOG_INFO };
     assert_int_equal(ast_log_open(&cfg, NULL), AST_OK);
     ast_route_set_clock(fake_clock);
     fill();
@@ -357,9 +367,9 @@ static size_t times(const char *text, const char *part)
     return n;
 }
 
-#define EVICT "ipc::route: global byte budget exhausted, dropping head of oldest queue"
+#define EVICT  "ipc::route: global byte budget exhausted, dropping head of oldest queue"
 #define REJECT "ipc::route: incoming message exceeds global byte budget, rejecting publish"
-#define CAP "ipc::route: per-principal queue cap reached, dropping oldest"
+#define CAP    "ipc::route: per-principal queue cap reached, dropping oldest"
 
 static void fill_each_kind(void)
 {

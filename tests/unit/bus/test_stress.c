@@ -147,8 +147,14 @@ static void *churner_main(void *arg)
         o->bus = w.bus;
         struct ast_str patterns[] = { AST_STR("stress.*"), AST_STR("*"), AST_STR("stress.x") };
         struct ast_route_config cfg = {
-            .patterns = patterns, .pattern_count = 3, .label = AST_STR("churn"), .scope = AST_STR("p1"),
-            .scope_admits_system = true, .filter = use_owner_as_filter, .notify = use_owner, .arg = o,
+            .patterns = patterns,
+            .pattern_count = 3,
+            .label = AST_STR("churn"),
+            .scope = AST_STR("p1"),
+            .scope_admits_system = true,
+            .filter = use_owner_as_filter,
+            .notify = use_owner,
+            .arg = o,
         };
         struct ast_route *route = NULL;
         struct ast_tap *tap = NULL;
@@ -193,13 +199,17 @@ static void nothing_is_lost_under_budget(void **state)
     static const char *const patterns[ROUTES] = { "stress.x", "stress.*", "*.x" };
     for (unsigned r = 0; r < ROUTES; r++) {
         struct ast_str pattern = ast_str_c(patterns[r]);
-        struct ast_route_config cfg = {
-            .patterns = &pattern, .pattern_count = 1, .label = AST_STR("steady"), .notify = on_wake, .arg = &w.wakes[r]
-        };
+        struct ast_route_config cfg = { .patterns = &pattern,
+                                        .pattern_count = 1,
+                                        .label = AST_STR("steady"),
+                                        .notify = on_wake,
+                                        .arg = &w.wakes[r] };
         assert_int_equal(ast_route_open(w.bus, &cfg, &w.routes[r], NULL), AST_OK);
     }
     struct ast_tap *tap = NULL;
-    assert_int_equal(ast_tap_open(w.bus, "count", AST_STR("stress.*"), on_tap, &w.tap_calls, &tap, NULL), AST_OK);
+    assert_int_equal(
+        ast_tap_open(w.bus, "count", AST_STR("stress.*"), on_tap, &w.tap_calls, &tap, NULL),
+        AST_OK);
 
     pthread_t publishers[PUBLISHERS], consumers[ROUTES], churners[CHURNERS], scraper;
     for (unsigned i = 0; i < ROUTES; i++)

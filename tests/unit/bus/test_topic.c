@@ -62,7 +62,8 @@ static void c04_01_all_rows_of_the_conformance_table(void **state)
     assert_int_equal(AST_ARRAY_LEN(rows), 43);
     for (size_t i = 0; i < AST_ARRAY_LEN(rows); i++) {
         struct ast_str p = ast_str_c(rows[i].pattern), t = ast_str_c(rows[i].topic);
-        if (ast_topic_match_strict(p, t) != rows[i].strict || ast_topic_match_subtree(p, t) != rows[i].subtree)
+        if (ast_topic_match_strict(p, t) != rows[i].strict ||
+            ast_topic_match_subtree(p, t) != rows[i].subtree)
             fail_msg("row %zu: '%s' against '%s'", i + 1, rows[i].pattern, rows[i].topic);
     }
 }
@@ -74,7 +75,9 @@ static void c04_01_routes_follow_the_subtree_column(void **state)
     struct ast_bus *bus = bus_new();
     for (size_t i = 0; i < AST_ARRAY_LEN(rows); i++) {
         struct ast_str pattern = ast_str_c(rows[i].pattern);
-        struct ast_route_config cfg = { .patterns = &pattern, .pattern_count = 1, .label = AST_STR("t") };
+        struct ast_route_config cfg = { .patterns = &pattern,
+                                        .pattern_count = 1,
+                                        .label = AST_STR("t") };
         struct ast_route *route = NULL;
         assert_int_equal(ast_route_open(bus, &cfg, &route, NULL), AST_OK);
         publish(bus, rows[i].topic, "alice", "{}");
@@ -124,8 +127,9 @@ static void segments_are_counted_and_checked(void **state)
         size_t count;
         bool valid;
     } cases[] = {
-        { "", 1, false }, { "a", 1, true },    { "a.b", 2, true },      { ".", 2, false }, { "a.", 2, false },
-        { ".a", 2, false }, { "a..b", 3, false }, { "a.b.c.d", 4, true }, { "...", 4, false },
+        { "", 1, false },     { "a", 1, true },       { "a.b", 2, true },
+        { ".", 2, false },    { "a.", 2, false },     { ".a", 2, false },
+        { "a..b", 3, false }, { "a.b.c.d", 4, true }, { "...", 4, false },
     };
     for (size_t i = 0; i < AST_ARRAY_LEN(cases); i++) {
         assert_int_equal(ast_topic_segment_count(ast_str_c(cases[i].text)), cases[i].count);
@@ -142,12 +146,24 @@ static void c04_03_what_a_guest_may_publish_on(void **state)
         const char *topic;
         bool ok;
     } cases[] = {
-        { "user.v1.prompt", true }, { "a.b.c.d.e.f.g.h", true }, { "a.b.c.d.e.f.g.h.i", false },
-        { "a..b", false },          { "", false },               { ".a", false },
-        { "a.", false },            { "a.*", false },            { "*", false },
-        { "a.*.b", false },         { "a.b*", true },            { "a.**", true },
-        { "Upper.Case x", true },   { "gr\xc3\xbc\xc3\x9f.e", true }, { "a.\x01", false },
-        { "a\n.b", false },         { "a.\x7f", false },         { "a.\xc2\x85", false },
+        { "user.v1.prompt", true },
+        { "a.b.c.d.e.f.g.h", true },
+        { "a.b.c.d.e.f.g.h.i", false },
+        { "a..b", false },
+        { "", false },
+        { ".a", false },
+        { "a.", false },
+        { "a.*", false },
+        { "*", false },
+        { "a.*.b", false },
+        { "a.b*", true },
+        { "a.**", true },
+        { "Upper.Case x", true },
+        { "gr\xc3\xbc\xc3\x9f.e", true },
+        { "a.\x01", false },
+        { "a\n.b", false },
+        { "a.\x7f", false },
+        { "a.\xc2\x85", false },
         { "a.\xc2\xa0", true },
     };
     for (size_t i = 0; i < AST_ARRAY_LEN(cases); i++)
@@ -168,9 +184,18 @@ static void c04_14_what_a_guest_may_subscribe_to(void **state)
         const char *pattern;
         bool ok;
     } cases[] = {
-        { "a.*", true },      { "*", true },       { "a.b", true },           { "a.*.b", false },
-        { "*.a", false },     { "a.*.*", false },  { "*.*", false },          { "a..b", false },
-        { "", false },        { "a.b*.c", true },  { "a.b.c.d.e.f.g.*", true }, { "a.b.c.d.e.f.g.h.*", false },
+        { "a.*", true },
+        { "*", true },
+        { "a.b", true },
+        { "a.*.b", false },
+        { "*.a", false },
+        { "a.*.*", false },
+        { "*.*", false },
+        { "a..b", false },
+        { "", false },
+        { "a.b*.c", true },
+        { "a.b.c.d.e.f.g.*", true },
+        { "a.b.c.d.e.f.g.h.*", false },
         { "a.\t", false },
     };
     for (size_t i = 0; i < AST_ARRAY_LEN(cases); i++)
