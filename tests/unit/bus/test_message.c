@@ -70,6 +70,8 @@ static void the_session_is_the_one_in_the_guest_bytes(void **state)
         { "{\"type\":\"connect\",\"session_id\":\"gone\"}", "" },
         { "[\"session_id\"]", "" },
         { "\"session_id\"", "" },
+        { "\"session_\"", "" },
+        { "\"_\"", "" },
     };
     for (size_t i = 0; i < AST_ARRAY_LEN(cases); i++) {
         AST_AUTO(ast_msg_unref) struct ast_msg *m = from_json(cases[i].json);
