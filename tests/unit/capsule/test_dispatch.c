@@ -29,7 +29,7 @@ static void c04_02_a_wildcard_handler_fires_for_one_segment_only(void **state)
     rig_publish(&r, "llm.v1.stream.x.y", "alice", "{\"deep\":1}");
     rig_publish(&r, "llm.v1.stream.x", "alice", "{\"flat\":1}");
     assert_str(rig_await(&r, "t.out.see", 0)->body, "{\"flat\":1}");
-    assert_int_equal(rig_row(&r, "stream").calls, 1);
+    rig_until(rig_row(&r, "stream").calls == 1);
     rig_close(&r);
 }
 
