@@ -77,6 +77,7 @@ static void on_wake(struct gw_post *post)
     struct gw_conn *c = ex->conn;
     atomic_store(&ex->is_woken, false); /* before looking: what comes after this wakes again */
     if (c && ex->ops) {
+        c->is_corked = false;
         gw_exchange_feed(ex);
         gw_conn_advance(c);
     }
@@ -251,6 +252,10 @@ void gw_exchange_stream(struct gw_exchange *ex, const struct gw_answer *head, co
         return;
     }
     gw_exchange_feed(ex);
+    if (ex->ops) { /* a quick answer shares the write: half of the sends under load, one turn of the loop without */
+        c->is_corked = true;
+        gw_door_want_write(c);
+    }
     gw_conn_advance(c);
 }
 

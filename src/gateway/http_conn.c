@@ -149,7 +149,7 @@ static void out_reset(struct gw_conn *c)
 static void flush(struct gw_conn *c)
 {
     bool moved = false;
-    if (c->is_dead)
+    if (c->is_dead || c->is_corked)
         return;
     if (c->out.fail) { /* over the ceiling: the client would see a torn answer */
         close_now(c);
@@ -194,6 +194,7 @@ void gw_conn_writable(struct gw_conn *c)
 {
     if (c->is_dead)
         return;
+    c->is_corked = false;
     flush(c);
     if (c->ex && c->ex->ops && c->ex->is_hungry)
         gw_exchange_feed(c->ex);

@@ -46,6 +46,7 @@ struct gw_conn {
     bool read_deadline_is_head; /* not the wait between two requests */
     bool is_paused;  /* too much ahead: not reading */
     bool is_busy;    /* inside gw_conn_advance() */
+    bool is_corked;  /* the start of a stream waits for the next turn of the loop: its answer may already be there */
     bool is_dead;    /* to be closed by the door at its next chance */
 };
 
