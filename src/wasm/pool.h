@@ -24,8 +24,8 @@ struct ast_pool_config {
     unsigned min_idle; /* untagged instances made at open and kept */
     unsigned idle_max; /* idle instances kept in all */
     bool pinned;       /* one instance for all principals; handles survive calls */
-    /* Per-instance host state: made with the instance, reset after each call (handles are dropped first),
-     * freed with it. NULL: none. make may return NULL for "no state". */
+    /* Per-instance host state: made with the instance, reset after each call (handles are dropped first, except
+     * in a pinned pool), freed with it. NULL: none. make may return NULL for "no state". */
     void *(*make)(void *arg);
     void (*reset)(void *state);
     void (*free)(void *state);
@@ -39,7 +39,7 @@ void ast_pool_free(struct ast_pool *p); /* no lease may be out */
 AST_DEFINE_AUTO(struct ast_pool, ast_pool_free)
 
 /* Waits in line for a lease. Embed it; `granted` is called by the thread that returned an instance, with
- * the lease in `instance`, or NULL when the pool is closing. */
+ * the lease in `instance`, or NULL when the pool is closing or no instance could be made. */
 struct ast_pool_waiter {
     struct ast_pool_waiter *next; /* private */
     void (*granted)(struct ast_pool_waiter *w, struct ast_instance *instance);
