@@ -1,10 +1,11 @@
 /* What the way from a publish to a finished handler call costs on top of the call itself.
  *
- * Everything runs on one worker, one event after the other, so a figure is the whole path: publish, look-up, mailbox
- * made, task, profile, rate, lease, context, guest, ledgers, metrics, instance back, mailbox gone. The limits are measured
- * here too, with the same guest and payload: a bare fiber call on a leased instance; the same on an instance made for it.
- * Each figure is the median of five runs. Time is the worker's processor time: nothing on this path waits, and other
- * programs on the machine do not count.
+ * Everything runs on one worker, one event after the other, so a figure is the whole path:
+ * publish, look-up, mailbox made, task, profile, rate, lease, context, guest, ledgers, metrics,
+ * instance back, mailbox gone. The limits are measured here too, with the same guest and
+ * payload: a bare fiber call on a leased instance; the same on an instance made for it. Each
+ * figure is the median of five runs. Time is the worker's processor time: nothing on this path
+ * waits, and other programs on the machine do not count.
  */
 #include <semaphore.h>
 #include <stdio.h>
@@ -36,9 +37,10 @@ static const char guest[] =
     "  (i32.store8 (i32.const 2056) (i32.const 0))"
     "  (i32.store (i32.const 2060) (i32.load8_u (local.get $pp))) (i32.const 2048)))";
 
-static const char manifest[] = "[package]\nname = \"bench\"\nversion = \"1.0.0\"\n"
-                               "[[component]]\nid = \"main\"\nfile = \"main.wasm\"\n"
-                               "[subscribe]\n\"bench.v1.event\" = { wit = \"opaque\", handler = \"see\" }\n";
+static const char manifest[] =
+    "[package]\nname = \"bench\"\nversion = \"1.0.0\"\n"
+    "[[component]]\nid = \"main\"\nfile = \"main.wasm\"\n"
+    "[subscribe]\n\"bench.v1.event\" = { wit = \"opaque\", handler = \"see\" }\n";
 
 static char root[] = "/tmp/astrid-bench-dispatch-XXXXXX";
 static struct ast_home home;
@@ -72,7 +74,7 @@ static struct ast_str principal_name(char out[static 16], bool fresh)
     return ast_str_n(out, (size_t)n);
 }
 
-/* --- Ours ---------------------------------------------------------------------------------------- */
+/* --- Ours ------------------------------------------------------------------------------------- */
 
 /* Publishes, lets the worker deal with it, publishes the next. Owner: the worker. */
 struct series {
@@ -89,7 +91,8 @@ static void publish_one(bool fresh)
     char name[16];
     struct ast_err err = AST_ERR_INIT;
     struct ast_msg *msg = NULL;
-    const struct ast_msg_spec spec = { .topic = AST_STR("bench.v1.event"), .principal = principal_name(name, fresh) };
+    const struct ast_msg_spec spec = { .topic = AST_STR("bench.v1.event"),
+                                       .principal = principal_name(name, fresh) };
     if (ast_msg_trusted(&spec, AST_PAYLOAD_CUSTOM, ast_str_n(payload, PAYLOAD), &msg, &err))
         die("message", &err);
     (void)ast_bus_publish(bus, msg);
@@ -125,7 +128,7 @@ static double series(unsigned calls, bool fresh)
     return (double)s.took_ns / calls / 1000;
 }
 
-/* --- The limits ----------------------------------------------------------------------------------- */
+/* --- The limits ------------------------------------------------------------------------------- */
 
 struct bare {
     struct ast_host_call call;
@@ -154,12 +157,18 @@ static void run_bare(struct ast_task *t)
         char name[16];
         struct ast_pool_waiter w = { 0 };
         unsigned before = b->left;
-        if (!b->instance && ast_pool_lease(b->pool, principal_name(name, b->fresh), &w, &b->instance, NULL))
+        if (!b->instance &&
+            ast_pool_lease(b->pool, principal_name(name, b->fresh), &w, &b->instance, NULL))
             die("lease", NULL);
         const struct ast_call_config cfg = {
-            .instance = b->instance, .action = AST_STR("see"), .payload = ast_str_n(payload, PAYLOAD),
-            .fuel = CAPSULE_FUEL_PER_CALL, .deadline_ns = AST_NO_DEADLINE,
-            .memory_limit_bytes = AST_ENGINE_MAX_MEMORY, .user = &b->call, .on_done = bare_done,
+            .instance = b->instance,
+            .action = AST_STR("see"),
+            .payload = ast_str_n(payload, PAYLOAD),
+            .fuel = CAPSULE_FUEL_PER_CALL,
+            .deadline_ns = AST_NO_DEADLINE,
+            .memory_limit_bytes = AST_ENGINE_MAX_MEMORY,
+            .user = &b->call,
+            .on_done = bare_done,
         };
         if (ast_call_start(sched, &cfg, NULL, NULL) || b->left == before)
             die("call", NULL);
@@ -174,8 +183,12 @@ static double bare(unsigned calls, bool fresh)
 {
     struct bare b = { .task.run = run_bare, .left = calls, .fresh = fresh };
     const struct ast_pool_config cfg = {
-        .max = 8, .idle_max = fresh ? 64 : 8, .make = ast_host_instance_make, .reset = ast_host_instance_reset,
-        .free = ast_host_instance_free, .arg = &capsule->env,
+        .max = 8,
+        .idle_max = fresh ? 64 : 8,
+        .make = ast_host_instance_make,
+        .reset = ast_host_instance_reset,
+        .free = ast_host_instance_free,
+        .arg = &capsule->env,
     };
     if (ast_pool_new(capsule->module, &cfg, &b.pool, NULL))
         die("pool", NULL);
@@ -190,7 +203,7 @@ static double bare(unsigned calls, bool fresh)
     return (double)b.took_ns / calls / 1000;
 }
 
-/* --- Main ----------------------------------------------------------------------------------------- */
+/* --- Main ------------------------------------------------------------------------------------- */
 
 static int by_value(const void *a, const void *b)
 {
@@ -210,8 +223,8 @@ static double median(double (*measure)(unsigned calls, bool fresh), unsigned cal
 
 static void report(const char *name, double ours, const char *unit, double limit, double reach)
 {
-    printf("BENCH %s %.2f %s limit=%.2f ratio=%.2f reach=%.2f %s\n", name, ours, unit, limit, ours / limit, reach,
-           ours <= reach ? "met" : "missed");
+    printf("BENCH %s %.2f %s limit=%.2f ratio=%.2f reach=%.2f %s\n", name, ours, unit, limit,
+           ours / limit, reach, ours <= reach ? "met" : "missed");
     fflush(stdout);
 }
 
@@ -251,11 +264,14 @@ static void open_all(void)
     if (ast_bus_new(&bus, &err) ||
         ast_store_open(&(struct ast_store_config){ .path = path, .no_sync = true }, &store, &err) ||
         ast_policy_open(&home, &policy, &err) ||
-        ast_engine_new(&(struct ast_engine_config){ .host = ast_host_imports(), .instances = 256 }, &engine, &err) ||
+        ast_engine_new(&(struct ast_engine_config){ .host = ast_host_imports(), .instances = 256 },
+                       &engine, &err) ||
         ast_sched_new(engine, 1, &sched, &err))
         die("setup", &err);
     ast_policy_bootstrap(policy);
-    host = (struct ast_host){ .home = &home, .bus = bus, .store = store, .policy = policy, .sched = sched };
+    host = (struct ast_host){
+        .home = &home, .bus = bus, .store = store, .policy = policy, .sched = sched
+    };
     const struct ast_capsules_config cfg = { .host = &host, .engine = engine };
     install(dir);
     if (ast_capsules_new(&cfg, &capsules, &err) || ast_capsules_load(capsules, dir, &err))

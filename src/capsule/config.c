@@ -1,7 +1,8 @@
 /* [env] at load: where each value comes from, and who has to be asked (spec 05 §9, 07 §7).
  *
- * The env file is the truth. differs: values that are not strings are their JSON text; the key-value store is only read
- * when there is no file; a stored secret counts as configured; secrets found in the file move to the secret store.
+ * The env file is the truth. differs: values that are not strings are their JSON text; the
+ * key-value store is only read when there is no file; a stored secret counts as configured;
+ * secrets found in the file move to the secret store.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,16 +15,16 @@
 
 #include "base/banned.h"
 
-#define RESERVED "ASTRID_SOCKET_PATH"
-#define ENV_FILE_MAX (1024u * 1024) /* spec 05 §9.1 */
+#define RESERVED       "ASTRID_SOCKET_PATH"
+#define ENV_FILE_MAX   (1024u * 1024) /* spec 05 §9.1 */
 #define ONBOARDING_MAX (1024u * 1024)
 
 struct resolve {
     struct capsule *c;
-    char *path;              /* owned; the env file in use; NULL: none */
+    char *path;               /* owned; the env file in use; NULL: none */
     struct ast_json_doc *doc; /* owned; NULL: no file, or one that is ignored */
     const struct ast_json *file;
-    struct ast_buf ns;        /* "default:capsule:<id>" */
+    struct ast_buf ns; /* "default:capsule:<id>" */
     bool has_plain_secrets;
     struct ast_host_pair *pairs; /* in the capsule's arena */
     size_t n;
@@ -41,8 +42,9 @@ AST_DEFINE_AUTO_VALUE(struct resolve, resolve_done)
 
 static void ignore_file(const struct resolve *v, const char *why)
 {
-    ast_log_fields(AST_LOG_WARN, CAPSULE_TARGET, "ignoring the env file", AST_F_STR("capsule", v->c->seat->id),
-                   AST_F_CSTR("path", v->path), AST_F_CSTR("error", why));
+    ast_log_fields(AST_LOG_WARN, CAPSULE_TARGET, "ignoring the env file",
+                   AST_F_STR("capsule", v->c->seat->id), AST_F_CSTR("path", v->path),
+                   AST_F_CSTR("error", why));
 }
 
 static void read_file(struct resolve *v, const char *dir)
@@ -51,8 +53,8 @@ static void read_file(struct resolve *v, const char *dir)
     const struct ast_capsules *r = v->c->owner;
     struct ast_err err = AST_ERR_INIT;
 
-    v->path = ast_home_path(r->host->home, "home/%s/.config/env/" AST_STR_FMT ".env.json", r->owner.name,
-                            AST_STR_ARG(v->c->seat->id));
+    v->path = ast_home_path(r->host->home, "home/%s/.config/env/" AST_STR_FMT ".env.json",
+                            r->owner.name, AST_STR_ARG(v->c->seat->id));
     if (v->path && !ast_fs_exists(v->path)) {
         free(v->path);
         v->path = ast_fs_join(dir, ".env.json");
@@ -84,8 +86,7 @@ static bool file_value(struct resolve *v, struct ast_str key, struct ast_str *re
 
     switch (ast_json_type(value)) {
     case AST_JSON_ABSENT:
-    case AST_JSON_NULL:
-        return false;
+    case AST_JSON_NULL: return false;
     case AST_JSON_STRING:
         (void)ast_json_string(value, ret); /* the type says so */
         break;
@@ -107,8 +108,8 @@ static bool kv_value(struct resolve *v, struct ast_str key, struct ast_str *ret,
 
     *ret_broken = false;
     if (ast_store_get(v->c->env.host->store, ast_buf_view(&v->ns), key, &value, &found, &err)) {
-        ast_log_warn(CAPSULE_TARGET, "ignoring a stored value of '" AST_STR_FMT "': %s", AST_STR_ARG(v->c->seat->id),
-                     err.msg);
+        ast_log_warn(CAPSULE_TARGET, "ignoring a stored value of '" AST_STR_FMT "': %s",
+                     AST_STR_ARG(v->c->seat->id), err.msg);
         return false;
     }
     if (!found)
@@ -118,7 +119,7 @@ static bool kv_value(struct resolve *v, struct ast_str key, struct ast_str *ret,
     return !*ret_broken && ret->p;
 }
 
-/* --- Secrets ------------------------------------------------------------------------------------- */
+/* --- Secrets ---------------------------------------------------------------------------------- */
 
 static bool secret_in(struct resolve *v, struct ast_str scope, struct ast_str key)
 {
@@ -126,7 +127,8 @@ static bool secret_in(struct resolve *v, struct ast_str scope, struct ast_str ke
     struct ast_err unused = AST_ERR_INIT;
     bool found = false;
 
-    if (ast_secrets_get(v->c->env.host->home->root, scope, v->c->seat->id, key, &value, &found, &unused))
+    if (ast_secrets_get(v->c->env.host->home->root, scope, v->c->seat->id, key, &value, &found,
+                        &unused))
         found = false; /* unreadable: as if absent, spec 05 §10.2 */
     if (value.p)
         explicit_bzero(value.p, value.n);
@@ -153,9 +155,10 @@ static bool secret_migrate(struct resolve *v, struct ast_str key)
 
     if (!value.n)
         return false;
-    if (ast_secrets_set(v->c->env.host->home->root, ast_principal_str(&v->c->owner->owner), v->c->seat->id, key, value,
-                        &err)) {
-        ast_log_warn(CAPSULE_TARGET, "keep the secret '" AST_STR_FMT "' of '" AST_STR_FMT "' in %s: %s",
+    if (ast_secrets_set(v->c->env.host->home->root, ast_principal_str(&v->c->owner->owner),
+                        v->c->seat->id, key, value, &err)) {
+        ast_log_warn(CAPSULE_TARGET,
+                     "keep the secret '" AST_STR_FMT "' of '" AST_STR_FMT "' in %s: %s",
                      AST_STR_ARG(key), AST_STR_ARG(v->c->seat->id), v->path, err.msg);
         return true; /* configured, though in the wrong place */
     }
@@ -196,11 +199,12 @@ static void rewrite_file(struct resolve *v)
     if (rc)
         ast_log_warn(CAPSULE_TARGET, "secrets stay in %s: %s", v->path, err.msg);
     else
-        ast_log_info(CAPSULE_TARGET, "moved secrets of '" AST_STR_FMT "' from %s to the secret store",
+        ast_log_info(CAPSULE_TARGET,
+                     "moved secrets of '" AST_STR_FMT "' from %s to the secret store",
                      AST_STR_ARG(v->c->seat->id), v->path);
 }
 
-/* --- The algorithm of spec 05 §9.2 ---------------------------------------------------------------- */
+/* --- The algorithm of spec 05 §9.2 ------------------------------------------------------------ */
 
 static bool resolve_one(struct resolve *v, const struct ast_manifest_env *e, struct ast_str *ret)
 {
@@ -220,8 +224,9 @@ static bool resolve_one(struct resolve *v, const struct ast_manifest_env *e, str
 
 static bool secret_known(struct resolve *v, struct ast_str key)
 {
-    return secret_in(v, ast_principal_str(&v->c->owner->owner), key) || secret_in(v, AST_SECRET_SCOPE_HOST, key) ||
-           secret_migrate(v, key) || (!v->file && secret_in_kv(v, key));
+    return secret_in(v, ast_principal_str(&v->c->owner->owner), key) ||
+           secret_in(v, AST_SECRET_SCOPE_HOST, key) || secret_migrate(v, key) ||
+           (!v->file && secret_in_kv(v, key));
 }
 
 static void resolve_all(struct resolve *v)
@@ -246,7 +251,7 @@ static void resolve_all(struct resolve *v)
         rewrite_file(v);
 }
 
-/* --- Onboarding (spec 05 §9.3) -------------------------------------------------------------------- */
+/* --- Onboarding (spec 05 §9.3) ---------------------------------------------------------------- */
 
 static void write_type(struct ast_jw *w, const struct ast_manifest_env *e)
 {
@@ -270,7 +275,8 @@ static void write_type(struct ast_jw *w, const struct ast_manifest_env *e)
 static void write_field(struct ast_jw *w, const struct ast_manifest_env *e)
 {
     char prompt[320];
-    (void)snprintf(prompt, sizeof prompt, "Please enter value for " AST_STR_FMT, AST_STR_ARG(e->name));
+    (void)snprintf(prompt, sizeof prompt, "Please enter value for " AST_STR_FMT,
+                   AST_STR_ARG(e->name));
 
     ast_jw_object(w);
     ast_jw_kv_string(w, "key", e->name);
@@ -291,7 +297,8 @@ static void write_field(struct ast_jw *w, const struct ast_manifest_env *e)
 static void publish_onboarding(const struct resolve *v)
 {
     AST_AUTO(ast_buf_done) struct ast_buf text = AST_BUF_INIT(ONBOARDING_MAX);
-    const struct ast_msg_spec spec = { .topic = AST_STR("astrid.v1.onboarding.required"), .origin = "wasm_engine" };
+    const struct ast_msg_spec spec = { .topic = AST_STR("astrid.v1.onboarding.required"),
+                                       .origin = "wasm_engine" };
     struct ast_jw w = AST_JW_INIT(&text);
     struct ast_err err = AST_ERR_INIT;
     struct ast_msg *msg = NULL;
@@ -303,8 +310,9 @@ static void publish_onboarding(const struct resolve *v)
     ast_jw_array(&w);
     for (size_t i = 0; i < v->missing_n; i++) {
         if (v->missing[i]->is_secret && v->missing[i]->enum_values.n)
-            ast_log_fields(AST_LOG_WARN, CAPSULE_TARGET, "a secret has no choices, ignoring enum_values",
-                           AST_F_STR("capsule", v->c->seat->id), AST_F_STR("key", v->missing[i]->name));
+            ast_log_fields(
+                AST_LOG_WARN, CAPSULE_TARGET, "a secret has no choices, ignoring enum_values",
+                AST_F_STR("capsule", v->c->seat->id), AST_F_STR("key", v->missing[i]->name));
         write_field(&w, v->missing[i]);
     }
     ast_jw_end(&w);
@@ -313,13 +321,13 @@ static void publish_onboarding(const struct resolve *v)
     if (!rc)
         rc = ast_msg_from_json(&spec, ast_buf_view(&text), &msg, &err);
     if (rc)
-        ast_log_warn(CAPSULE_TARGET, "nobody is asked to configure '" AST_STR_FMT "': %s", AST_STR_ARG(v->c->seat->id),
-                     err.msg);
+        ast_log_warn(CAPSULE_TARGET, "nobody is asked to configure '" AST_STR_FMT "': %s",
+                     AST_STR_ARG(v->c->seat->id), err.msg);
     else
         (void)ast_bus_publish(v->c->env.host->bus, msg); /* its number is of no use here */
 }
 
-/* --- The result ------------------------------------------------------------------------------------ */
+/* --- The result ------------------------------------------------------------------------------- */
 
 static int by_key(const void *a, const void *b)
 {
@@ -362,8 +370,8 @@ static bool add_own(struct resolve *v, const struct ast_host_pair *extra)
     return path.p != NULL;
 }
 
-enum ast_rc capsule_config_resolve(struct capsule *c, const char *dir, const struct ast_host_pair *extra,
-                                   struct ast_err *err)
+enum ast_rc capsule_config_resolve(struct capsule *c, const char *dir,
+                                   const struct ast_host_pair *extra, struct ast_err *err)
 {
     AST_AUTO(resolve_done) struct resolve v = { .c = c, .ns = AST_BUF_INIT(512) };
     size_t most = c->manifest->env_count + 2;

@@ -1,16 +1,18 @@
 /* From an event to finished handler calls.
  *
- * On the publisher's thread: look up the handlers, append a reference to each mailbox, wake a worker where the mailbox
- * slept. Nothing there waits, allocates more than a mailbox, or touches a guest.
+ * On the publisher's thread: look up the handlers, append a reference to each mailbox, wake a
+ * worker where the mailbox slept. Nothing there waits, allocates more than a mailbox, or touches
+ * a guest.
  *
  * On a worker, per item:
  *
  *   admit (profile, enabled, fuel rate) -> lease -> call -> done -> settle -> next item
  *                                            |
- *                                            +-- pool is busy: parked as the pool's waiter, no thread held
+ *                                            +-- pool is busy: in its line, no thread held
  *
- * Two or more handlers whose priorities differ form a chain: one item that travels from mailbox to mailbox and
- * carries the payload. differs: handlers of one priority are independent calls (spec 04 §9.7).
+ * Two or more handlers whose priorities differ form a chain: one item that travels from mailbox
+ * to mailbox and carries the payload. differs: handlers of one priority are independent calls
+ * (spec 04 §9.7).
  */
 #include "capsule/dispatch_priv.h"
 
@@ -23,7 +25,7 @@
 
 #include "base/banned.h"
 
-#define TARGET "astrid.dispatch"
+#define TARGET        "astrid.dispatch"
 #define OUTCOME_LINES 100u /* refusals and failures of one capsule that are logged per 10 s */
 
 /* Owner: the mailbox item that holds it. */
@@ -51,7 +53,7 @@ static struct ast_capsules *registry_of(const struct mailbox *m)
     return dispatch_of(m)->owner;
 }
 
-/* --- Putting events into mailboxes (publisher's thread) ---------------------------------------- */
+/* --- Putting events into mailboxes (publisher's thread) --------------------------------------- */
 
 static void log_refused(struct capsule_seat *seat, const struct ast_msg *msg, enum mailbox_put put)
 {
@@ -59,20 +61,21 @@ static void log_refused(struct capsule_seat *seat, const struct ast_msg *msg, en
 
     if (put == MAILBOX_NO_MEMORY) {
         seat_dropped(seat, SEAT_DROP_NO_MEMORY);
-        ast_log_fields(AST_LOG_ERROR, TARGET, "Out of memory, dropping event", AST_F_STR("capsule_id", seat->id),
-                       AST_F_STR("topic", msg->topic));
+        ast_log_fields(AST_LOG_ERROR, TARGET, "Out of memory, dropping event",
+                       AST_F_STR("capsule_id", seat->id), AST_F_STR("topic", msg->topic));
         return;
     }
     seat_dropped(seat, SEAT_DROP_QUEUE_FULL);
     if (log_gate_pass(&seat->full_gate, 1, ast_mono_ns(), &held))
-        ast_log_fields(AST_LOG_WARN, TARGET,
-                       "Capsule dispatch queue full, dropping event (backpressure): no available capacity",
-                       AST_F_STR("capsule_id", seat->id), AST_F_STR("topic", msg->topic),
-                       AST_F_U64("not_logged", held));
+        ast_log_fields(
+            AST_LOG_WARN, TARGET,
+            "Capsule dispatch queue full, dropping event (backpressure): no available capacity",
+            AST_F_STR("capsule_id", seat->id), AST_F_STR("topic", msg->topic),
+            AST_F_U64("not_logged", held));
 }
 
-static bool put(struct capsule_dispatch *d, struct ast_str principal, const struct mailbox_item *item,
-                enum mailbox_put_kind kind)
+static bool put(struct capsule_dispatch *d, struct ast_str principal,
+                const struct mailbox_item *item, enum mailbox_put_kind kind)
 {
     struct capsule_seat *seat = item->handler->seat;
     bool degraded;
@@ -82,8 +85,9 @@ static bool put(struct capsule_dispatch *d, struct ast_str principal, const stru
     /* From here on the item may be done and gone: only refused ones are still ours. */
     if (degraded && log_gate_pass(&seat->degraded_gate, 1, ast_mono_ns(), &held))
         ast_log_fields(AST_LOG_ERROR, "astrid.audit.ipc",
-                       "dispatcher: per-principal queue cap exceeded; degrading to shared queue", AST_F_SECURITY,
-                       AST_F_STR("capsule", seat->id), AST_F_U64("principal_key_count", MAILBOX_PER_CAPSULE),
+                       "dispatcher: per-principal queue cap exceeded; degrading to shared queue",
+                       AST_F_SECURITY, AST_F_STR("capsule", seat->id),
+                       AST_F_U64("principal_key_count", MAILBOX_PER_CAPSULE),
                        AST_F_U64("not_logged", held));
     if (result == MAILBOX_QUEUED)
         return true;
@@ -174,22 +178,23 @@ static void on_event(void *arg, struct ast_msg *msg)
     capsule_matches_done(&matches);
 }
 
-/* --- After a call: what the result means (worker) ---------------------------------------------- */
+/* --- After a call: what the result means (worker) --------------------------------------------- */
 
 static struct chain *chain_of(const struct mailbox_item *item)
 {
     return item->chain ? AST_CONTAINER_OF(item->chain, struct chain, box) : NULL;
 }
 
-static void log_outcome(const struct mailbox *m, enum ast_log_level level, const char *single, const char *chained,
-                        const char *key, struct ast_str value)
+static void log_outcome(const struct mailbox *m, enum ast_log_level level, const char *single,
+                        const char *chained, const char *key, struct ast_str value)
 {
     const struct capsule_handler *h = m->current.handler;
     uint64_t held;
 
     if (log_gate_pass(&h->seat->outcome_gate, OUTCOME_LINES, ast_mono_ns(), &held))
-        ast_log_fields(level, TARGET, m->current.chain ? chained : single, AST_F_STR("capsule_id", h->seat->id),
-                       AST_F_STR("action", h->action), AST_F_STR("topic", m->current.msg->topic), AST_F_STR(key, value),
+        ast_log_fields(level, TARGET, m->current.chain ? chained : single,
+                       AST_F_STR("capsule_id", h->seat->id), AST_F_STR("action", h->action),
+                       AST_F_STR("topic", m->current.msg->topic), AST_F_STR(key, value),
                        AST_F_U64("not_logged", held));
 }
 
@@ -202,7 +207,8 @@ static enum seat_outcome failed(const struct mailbox *m, struct ast_str error)
 
 static enum seat_outcome denied(const struct mailbox *m, struct ast_str reason)
 {
-    log_outcome(m, AST_LOG_WARN, "Interceptor: Deny", "Interceptor: Deny \xe2\x80\x94 chain halted", "reason", reason);
+    log_outcome(m, AST_LOG_WARN, "Interceptor: Deny", "Interceptor: Deny \xe2\x80\x94 chain halted",
+                "reason", reason);
     return SEAT_OUTCOME_DENY;
 }
 
@@ -248,11 +254,12 @@ static enum seat_outcome returned(struct mailbox *m, const struct ast_call_resul
 static enum seat_outcome classify(struct mailbox *m, const struct ast_call_result *res)
 {
     switch (res->rc) {
-    case AST_OK:
-        return returned(m, res);
+    case AST_OK: return returned(m, res);
     case AST_E_UNSUPPORTED:
         seat_dropped(m->seat, SEAT_DROP_UNSUPPORTED);
-        return failedf(m, "Unsupported entry point: capsule does not export `astrid-hook-trigger`: %s", res->error);
+        return failedf(m,
+                       "Unsupported entry point: capsule does not export `astrid-hook-trigger`: %s",
+                       res->error);
     case AST_E_NO_CAPACITY:
         return failedf(m, "Not supported: no capsule instance available: %s", res->error);
     default:
@@ -275,7 +282,9 @@ static void advance(struct mailbox *m, enum seat_outcome outcome)
         bool more = outcome != SEAT_OUTCOME_DENY && outcome != SEAT_OUTCOME_FINAL;
         home = c->box.home;
         while (c && more && ++c->at < c->n) {
-            const struct mailbox_item item = { .msg = c->msg, .handler = c->steps[c->at], .chain = &c->box };
+            const struct mailbox_item item = { .msg = c->msg,
+                                               .handler = c->steps[c->at],
+                                               .chain = &c->box };
             if (put(c->dispatch, ast_principal_str(&home->principal), &item, MAILBOX_CHAIN_STEP)) {
                 c = NULL; /* it travels on */
                 home = NULL;
@@ -289,7 +298,7 @@ static void advance(struct mailbox *m, enum seat_outcome outcome)
     mailbox_next(m);
 }
 
-/* --- The call (worker) -------------------------------------------------------------------------- */
+/* --- The call (worker) ------------------------------------------------------------------------ */
 
 static void release_lease(struct mailbox *m, bool clean)
 {
@@ -319,7 +328,8 @@ static void charge(struct mailbox *m, const struct ast_call_result *res, int64_t
     struct capsule_ledger *l = registry_of(m)->ledger;
     struct ast_str principal = ast_principal_str(&m->call.invoking);
 
-    capsule_ledger_charge(l, principal, &m->call.reservation, invocation_fuel(res, m->call.ticks), now_ns);
+    capsule_ledger_charge(l, principal, &m->call.reservation, invocation_fuel(res, m->call.ticks),
+                          now_ns);
     if (res->memory_grew)
         capsule_ledger_grew(l, principal, res->memory_bytes);
 }
@@ -327,12 +337,13 @@ static void charge(struct mailbox *m, const struct ast_call_result *res, int64_t
 static void sample(const struct mailbox *m, const struct ast_call_result *res, int64_t now_ns)
 {
     const struct invocation *call = &m->call;
-    ast_log_fields(AST_LOG_DEBUG, "astrid.sample", "interceptor invocation", AST_F_STR("capsule", m->seat->id),
-                   AST_F_STR("action", m->current.handler->action),
-                   AST_F_STR("principal", ast_principal_str(&call->invoking)),
-                   AST_F_U64("pool_wait_ms", (uint64_t)((call->leased_ns - call->begin_ns) / AST_NS_PER_MS)),
-                   AST_F_U64("invoke_ms", (uint64_t)((now_ns - call->leased_ns) / AST_NS_PER_MS)),
-                   AST_F_U64("fuel_used", res->fuel_used), AST_F_BOOL("ok", res->rc == AST_OK));
+    ast_log_fields(
+        AST_LOG_DEBUG, "astrid.sample", "interceptor invocation", AST_F_STR("capsule", m->seat->id),
+        AST_F_STR("action", m->current.handler->action),
+        AST_F_STR("principal", ast_principal_str(&call->invoking)),
+        AST_F_U64("pool_wait_ms", (uint64_t)((call->leased_ns - call->begin_ns) / AST_NS_PER_MS)),
+        AST_F_U64("invoke_ms", (uint64_t)((now_ns - call->leased_ns) / AST_NS_PER_MS)),
+        AST_F_U64("fuel_used", res->fuel_used), AST_F_BOOL("ok", res->rc == AST_OK));
 }
 
 static void on_done(void *user, const struct ast_call_result *res)
@@ -341,7 +352,8 @@ static void on_done(void *user, const struct ast_call_result *res)
     int64_t now_ns = ast_mono_ns();
 
     charge(m, res, now_ns);
-    ast_metric_observe_ns(m->current.handler->duration, (uint64_t)AST_MAX(now_ns - m->call.begin_ns, 0));
+    ast_metric_observe_ns(m->current.handler->duration,
+                          (uint64_t)AST_MAX(now_ns - m->call.begin_ns, 0));
     atomic_fetch_add_explicit(&m->seat->calls, 1, memory_order_relaxed);
     sample(m, res, now_ns);
     enum seat_outcome outcome = classify(m, res); /* while the result's views are alive */
@@ -354,8 +366,8 @@ static void on_done(void *user, const struct ast_call_result *res)
 /* Everything a call that never ran holds. */
 static void hand_back(struct mailbox *m)
 {
-    capsule_ledger_charge(registry_of(m)->ledger, ast_principal_str(&m->call.invoking), &m->call.reservation, 0,
-                          ast_mono_ns());
+    capsule_ledger_charge(registry_of(m)->ledger, ast_principal_str(&m->call.invoking),
+                          &m->call.reservation, 0, ast_mono_ns());
     release_lease(m, /* clean= */ true);
 }
 
@@ -376,7 +388,8 @@ static bool owner_is_exempt(const struct ast_host_env *env)
     return ast_policy_exempt(env->host->policy, ast_principal_str(&env->owner));
 }
 
-/* differs: a fresh deadline for each call of an uplink capsule; none when its owner is exempt (spec 05 §18). */
+/* differs: a fresh deadline for each call of an uplink capsule; none when its owner is exempt
+ * (spec 05 §18). */
 static int64_t deadline_of(const struct capsule *c, const struct ast_quotas *quotas, int64_t now_ns)
 {
     if (c->is_daemon && owner_is_exempt(&c->env))
@@ -471,24 +484,27 @@ static bool admit(struct mailbox *m, enum seat_outcome *ret_outcome)
         return false;
     }
     if (!call->profile->enabled) {
-        ast_log_fields(AST_LOG_WARN, TARGET, "Disabled principal denied at Layer 3 (capsule invocation)",
-                       AST_F_SECURITY, AST_F_STR("principal", principal), AST_F_STR("capsule", m->seat->id),
+        ast_log_fields(AST_LOG_WARN, TARGET,
+                       "Disabled principal denied at Layer 3 (capsule invocation)", AST_F_SECURITY,
+                       AST_F_STR("principal", principal), AST_F_STR("capsule", m->seat->id),
                        AST_F_STR("action", m->current.handler->action));
         *ret_outcome = failedf(m, "WASM error: principal '%s' is disabled", name);
         return false;
     }
     uint64_t budget = call->profile->quotas.max_cpu_fuel_per_sec;
-    if (capsule_ledger_admit(r->ledger, principal, budget, call->begin_ns, is_exempt, r->host->policy,
-                             &call->reservation))
+    if (capsule_ledger_admit(r->ledger, principal, budget, call->begin_ns, is_exempt,
+                             r->host->policy, &call->reservation))
         return true;
     char reason[AST_PRINCIPAL_MAX + 80];
     uint64_t held;
-    (void)snprintf(reason, sizeof reason, "principal '%s' exceeded CPU budget of %llu fuel/sec", name,
-                   (unsigned long long)budget);
+    (void)snprintf(reason, sizeof reason, "principal '%s' exceeded CPU budget of %llu fuel/sec",
+                   name, (unsigned long long)budget);
     if (log_gate_pass(&m->seat->rate_gate, OUTCOME_LINES, call->begin_ns, &held))
-        ast_log_fields(AST_LOG_WARN, TARGET, "CPU-rate budget exceeded; denying invocation (per-principal throttle)",
+        ast_log_fields(AST_LOG_WARN, TARGET,
+                       "CPU-rate budget exceeded; denying invocation (per-principal throttle)",
                        AST_F_STR("principal", principal), AST_F_STR("capsule", m->seat->id),
-                       AST_F_STR("action", m->current.handler->action), AST_F_U64("not_logged", held));
+                       AST_F_STR("action", m->current.handler->action),
+                       AST_F_U64("not_logged", held));
     *ret_outcome = denied(m, ast_str_c(reason));
     return false;
 }
@@ -516,7 +532,8 @@ static void invoke(struct mailbox *m)
             break;
         call->waiter = (struct ast_pool_waiter){ .granted = on_granted };
         struct ast_str principal = ast_principal_str(&call->invoking);
-        enum ast_rc rc = ast_pool_lease(call->capsule->pool, principal, &call->waiter, &call->instance, &err);
+        enum ast_rc rc =
+            ast_pool_lease(call->capsule->pool, principal, &call->waiter, &call->instance, &err);
         if (!rc) {
             start(m);
             return;
@@ -538,7 +555,7 @@ static void invoke(struct mailbox *m)
     give_up(m, SEAT_OUTCOME_ERROR);
 }
 
-/* --- Life --------------------------------------------------------------------------------------- */
+/* --- Life ------------------------------------------------------------------------------------- */
 
 static void post(void *arg, struct ast_task *t)
 {
@@ -546,12 +563,14 @@ static void post(void *arg, struct ast_task *t)
     ast_sched_post(d->owner->host->sched, t);
 }
 
-enum ast_rc capsule_dispatch_init(struct capsule_dispatch *d, struct ast_capsules *owner, struct ast_err *err)
+enum ast_rc capsule_dispatch_init(struct capsule_dispatch *d, struct ast_capsules *owner,
+                                  struct ast_err *err)
 {
     d->owner = owner;
     pthread_rwlock_init(&d->swap, NULL);
     mailboxes_init(&d->boxes, post, invoke, d);
-    enum ast_rc rc = ast_tap_open(owner->host->bus, "capsule_dispatcher", AST_STR_NONE, on_event, d, &d->tap, err);
+    enum ast_rc rc = ast_tap_open(owner->host->bus, "capsule_dispatcher", AST_STR_NONE, on_event, d,
+                                  &d->tap, err);
     if (rc)
         capsule_dispatch_done(d);
     return rc;

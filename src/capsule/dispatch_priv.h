@@ -1,4 +1,5 @@
-/* The dispatcher: a tap on all events that hands each to the mailboxes of its handlers (spec 04 §9, §10). */
+/* The dispatcher: a tap on all events that hands each to the mailboxes of its handlers (spec 04
+ * §9, §10). */
 #pragma once
 
 #include <pthread.h>
@@ -10,7 +11,8 @@
 
 struct ast_capsules;
 
-/* Zeroed: not initialised. Threads: `index` is read under a read lock of `swap` by publishers; the rest is set at init. */
+/* Zeroed: not initialised. Threads: `index` is read under a read lock of `swap` by publishers;
+ * the rest is set at init. */
 struct capsule_dispatch {
     struct ast_capsules *owner;
     struct mailboxes boxes;
@@ -22,9 +24,11 @@ struct capsule_dispatch {
 };
 
 AST_MUST_CHECK
-enum ast_rc capsule_dispatch_init(struct capsule_dispatch *d, struct ast_capsules *owner, struct ast_err *err);
+enum ast_rc capsule_dispatch_init(struct capsule_dispatch *d, struct ast_capsules *owner,
+                                  struct ast_err *err);
 /* Takes the reference; events published from now on see it. */
 void capsule_dispatch_swap(struct capsule_dispatch *d, struct capsule_handlers *index);
-/* No event is taken any more, waiting ones are dropped; false: calls were still running at the deadline. */
+/* No event is taken any more, waiting ones are dropped; false: calls were still running at the
+ * deadline. */
 bool capsule_dispatch_close(struct capsule_dispatch *d, int64_t deadline_ns);
 void capsule_dispatch_done(struct capsule_dispatch *d); /* after a close that returned true */

@@ -31,7 +31,7 @@ struct capsule_handlers {
     struct ast_arena arena; /* everything below */
     struct capsule_handler *v;
     size_t n;
-    struct ast_map exact; /* topic -> struct list, wildcards that match it included */
+    struct ast_map exact;  /* topic -> struct list, wildcards that match it included */
     struct shape **shapes; /* hash by (segments, first), a power of two */
     size_t shape_cap;
 };
@@ -66,10 +66,12 @@ static bool measure(struct ast_str topic, struct ast_str *ret_first, size_t *ret
 
 static size_t shape_slot(const struct capsule_handlers *h, struct ast_str first, size_t segments)
 {
-    return (size_t)(ast_str_hash(first) + segments * UINT64_C(0x9e3779b97f4a7c15)) & (h->shape_cap - 1);
+    return (size_t)(ast_str_hash(first) + segments * UINT64_C(0x9e3779b97f4a7c15)) &
+           (h->shape_cap - 1);
 }
 
-static struct shape *shape_find(const struct capsule_handlers *h, struct ast_str first, size_t segments)
+static struct shape *shape_find(const struct capsule_handlers *h, struct ast_str first,
+                                size_t segments)
 {
     struct shape *s = h->shapes[shape_slot(h, first, segments)];
     while (s && (s->segments != segments || !ast_str_eq(s->first, first)))
@@ -104,7 +106,8 @@ static bool add_wild(struct capsule_handlers *h, const struct capsule_handler *e
         *bucket = s;
     }
     if ((s->list.n & (s->list.n - 1)) == 0) { /* powers of two: double */
-        const struct capsule_handler **v = ast_arena_array(&h->arena, s->list.n ? s->list.n * 2 : 1, sizeof *v);
+        const struct capsule_handler **v =
+            ast_arena_array(&h->arena, s->list.n ? s->list.n * 2 : 1, sizeof *v);
         if (!v)
             return false;
         if (s->list.n)
@@ -171,8 +174,8 @@ static bool fill(struct capsule_handlers *h, const struct capsule_handler_spec *
     return true;
 }
 
-enum ast_rc capsule_handlers_new(const struct capsule_handler_spec *specs, size_t n, struct capsule_handlers **ret,
-                                 struct ast_err *err)
+enum ast_rc capsule_handlers_new(const struct capsule_handler_spec *specs, size_t n,
+                                 struct capsule_handlers **ret, struct ast_err *err)
 {
     struct capsule_handlers *h = calloc(1, sizeof *h);
     if (!h)
@@ -228,7 +231,8 @@ static int by_rank(const void *a, const void *b)
     return (*x)->rank < (*y)->rank ? -1 : 1;
 }
 
-void capsule_handlers_match(const struct capsule_handlers *h, struct ast_str topic, struct capsule_matches *ret)
+void capsule_handlers_match(const struct capsule_handlers *h, struct ast_str topic,
+                            struct capsule_matches *ret)
 {
     struct ast_str first;
     size_t segments;
@@ -242,7 +246,8 @@ void capsule_handlers_match(const struct capsule_handlers *h, struct ast_str top
     }
     if (!measure(topic, &first, &segments))
         return;
-    const struct shape *shapes[] = { shape_find(h, first, segments), shape_find(h, AST_STR("*"), segments) };
+    const struct shape *shapes[] = { shape_find(h, first, segments),
+                                     shape_find(h, AST_STR("*"), segments) };
     size_t kinds = 0;
     for (size_t k = 0; k < AST_ARRAY_LEN(shapes); k++) {
         size_t before = ret->n;

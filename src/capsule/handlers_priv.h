@@ -1,8 +1,9 @@
-/* Which handlers a topic reaches: an immutable index over the [subscribe] entries of all loaded capsules.
+/* Which handlers a topic reaches: an immutable index over the [subscribe] entries of all loaded
+ * capsules.
  *
- * Matching is strict (spec 04 §2). Exact topics are one hash look-up with the answer made beforehand; the others look
- * only at wildcard patterns with the same number of segments and the same first segment.
- * Threads: any; shared by reference count.
+ * Matching is strict (spec 04 §2). Exact topics are one hash look-up with the answer made
+ * beforehand; the others look only at wildcard patterns with the same number of segments and the
+ * same first segment. Threads: any; shared by reference count.
  */
 #pragma once
 
@@ -29,13 +30,14 @@ struct capsule_handler_spec {
 
 /* Entries whose topic can match nothing are left out. */
 AST_MUST_CHECK
-enum ast_rc capsule_handlers_new(const struct capsule_handler_spec *specs, size_t n, struct capsule_handlers **ret,
-                                 struct ast_err *err);
+enum ast_rc capsule_handlers_new(const struct capsule_handler_spec *specs, size_t n,
+                                 struct capsule_handlers **ret, struct ast_err *err);
 struct capsule_handlers *capsule_handlers_ref(struct capsule_handlers *h);
 void capsule_handlers_unref(struct capsule_handlers *h);
 
 struct capsule_matches {
-    const struct capsule_handler *const *v; /* ascending rank; borrowed from the set, `few` or `many` */
+    const struct capsule_handler *const
+        *v; /* ascending rank; borrowed from the set, `few` or `many` */
     size_t n;
     const struct capsule_handler *few[16];
     const struct capsule_handler **many; /* owned */
@@ -43,5 +45,6 @@ struct capsule_matches {
     size_t lost; /* matched, but there was no memory to remember them */
 };
 /* Start with { 0 }. */
-void capsule_handlers_match(const struct capsule_handlers *h, struct ast_str topic, struct capsule_matches *ret);
+void capsule_handlers_match(const struct capsule_handlers *h, struct ast_str topic,
+                            struct capsule_matches *ret);
 void capsule_matches_done(struct capsule_matches *m);

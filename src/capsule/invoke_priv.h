@@ -14,8 +14,8 @@ struct capsule_ticket {
 
 /* Owner: the worker that runs the mailbox. */
 struct invocation {
-    struct ast_host_call host; /* ast_abi_user() of the call */
-    struct capsule *capsule;   /* owned reference; the load this call runs on */
+    struct ast_host_call host;     /* ast_abi_user() of the call */
+    struct capsule *capsule;       /* owned reference; the load this call runs on */
     struct ast_instance *instance; /* leased */
     struct ast_pool_waiter waiter;
     struct ast_profile *profile; /* owned until the context is installed */
@@ -27,6 +27,7 @@ struct invocation {
     int64_t leased_ns; /* the pool gave an instance */
 };
 
-/* What a call is charged. The engine keeps the count in a register while a loop runs, so a call that is ended at a tick
- * may report next to nothing: then the time it computed counts, one unit a nanosecond. */
+/* What a call is charged. The engine keeps the count in a register while a loop runs, so a call
+ * that is ended at a tick may report next to nothing: then the time it computed counts, one unit
+ * a nanosecond. */
 uint64_t invocation_fuel(const struct ast_call_result *res, uint32_t ticks);

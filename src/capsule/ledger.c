@@ -1,8 +1,9 @@
 /* The fuel ledger, the CPU-rate limiter and the memory ledger.
  *
- * A principal has one account; it is made by its first charge, so a principal that was only asked about costs
- * nothing. Accounts are cut into shards by hash; the lowest total of a full shard gives way. A window belongs to the
- * account: fixed, one second, rolled by whoever looks at it first.
+ * A principal has one account; it is made by its first charge, so a principal that was only
+ * asked about costs nothing. Accounts are cut into shards by hash; the lowest total of a full
+ * shard gives way. A window belongs to the account: fixed, one second, rolled by whoever looks
+ * at it first.
  */
 #include "capsule/ledger_priv.h"
 
@@ -14,16 +15,16 @@
 
 #include "base/banned.h"
 
-#define SHARDS 16u
+#define SHARDS             16u
 #define ACCOUNTS_PER_SHARD (CAPSULE_LEDGER_MAX_PRINCIPALS / SHARDS)
-#define WINDOW_NS AST_NS_PER_SEC
+#define WINDOW_NS          AST_NS_PER_SEC
 
 struct account {
-    uint64_t total;        /* fuel since start, saturating */
-    int64_t window_start;  /* monotonic */
-    uint64_t window_fuel;  /* charged since window_start */
-    uint64_t reserved;     /* estimates of calls that started in this window and still run */
-    uint64_t usual;        /* moving average of fuel per call: the estimate */
+    uint64_t total;       /* fuel since start, saturating */
+    int64_t window_start; /* monotonic */
+    uint64_t window_fuel; /* charged since window_start */
+    uint64_t reserved;    /* estimates of calls that started in this window and still run */
+    uint64_t usual;       /* moving average of fuel per call: the estimate */
 };
 
 struct shard {
@@ -36,7 +37,8 @@ struct capsule_ledger {
     struct shard shards[SHARDS];
     struct ast_lock peak_lock;
     struct ast_map peaks AST_GUARDED_BY(peak_lock); /* principal -> uint64_t, owned */
-    uint64_t peak_floor AST_GUARDED_BY(peak_lock);  /* no recorded peak is below it; peaks only grow */
+    uint64_t peak_floor
+        AST_GUARDED_BY(peak_lock); /* no recorded peak is below it; peaks only grow */
 };
 
 enum ast_rc capsule_ledger_new(struct capsule_ledger **ret, struct ast_err *err)
@@ -95,9 +97,9 @@ static void roll(struct account *a, int64_t now_ns)
     }
 }
 
-bool capsule_ledger_admit(struct capsule_ledger *l, struct ast_str principal, uint64_t budget, int64_t now_ns,
-                          bool (*exempt)(void *arg, struct ast_str principal), void *arg,
-                          struct capsule_reservation *ret)
+bool capsule_ledger_admit(struct capsule_ledger *l, struct ast_str principal, uint64_t budget,
+                          int64_t now_ns, bool (*exempt)(void *arg, struct ast_str principal),
+                          void *arg, struct capsule_reservation *ret)
 {
     struct shard *s = shard_of(l, principal);
     bool over = false;
@@ -123,7 +125,8 @@ bool capsule_ledger_admit(struct capsule_ledger *l, struct ast_str principal, ui
     return true;
 }
 
-/* Room for one more account in a full shard: the lowest total among those nothing depends on now, else the lowest. */
+/* Room for one more account in a full shard: the lowest total among those nothing depends on
+ * now, else the lowest. */
 static void evict_lowest(struct shard *s, int64_t now_ns) AST_REQUIRES(s->lock)
 {
     struct ast_str key, lowest = AST_STR_NONE;
@@ -159,7 +162,8 @@ static struct account *account_make(struct shard *s, struct ast_str principal, i
 }
 
 void capsule_ledger_charge(struct capsule_ledger *l, struct ast_str principal,
-                           const struct capsule_reservation *reserved, uint64_t fuel, int64_t now_ns)
+                           const struct capsule_reservation *reserved, uint64_t fuel,
+                           int64_t now_ns)
 {
     if (!reserved->fuel && !fuel)
         return;

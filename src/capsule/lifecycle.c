@@ -1,7 +1,8 @@
-/* Install and upgrade hooks: one call on a fresh instance, before the install is committed (spec 05 §21).
+/* Install and upgrade hooks: one call on a fresh instance, before the install is committed (spec
+ * 05 §21).
  *
- * The hook sees the capsule's real key-value namespace, its resolved [env] and, on upgrade, `prev_version`; it has
- * no topics and is not in the registry.
+ * The hook sees the capsule's real key-value namespace, its resolved [env] and, on upgrade,
+ * `prev_version`; it has no topics and is not in the registry.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -45,7 +46,8 @@ static enum ast_rc call_hook(struct capsule *c, bool upgrade, struct ast_err *er
     struct ast_pool_waiter never = { 0 }; /* the only lease of this pool */
     struct hook h = { .done = false };
 
-    enum ast_rc rc = ast_pool_lease(c->pool, ast_principal_str(&c->env.owner), &never, &instance, err);
+    enum ast_rc rc =
+        ast_pool_lease(c->pool, ast_principal_str(&c->env.owner), &never, &instance, err);
     if (rc)
         return ast_wrap(err, rc, "Failed to instantiate WASM component");
     ast_lock_init(&h.lock, AST_LOCK_registry);
@@ -71,7 +73,8 @@ static enum ast_rc call_hook(struct capsule *c, bool upgrade, struct ast_err *er
         if (h.rc == AST_E_UNSUPPORTED)
             rc = ast_fail(err, h.rc, "capsule does not export lifecycle hook `%s`", name);
         else if (h.rc)
-            rc = ast_fail(err, h.rc, "Execution failed: lifecycle hook %s failed: %s", name, h.error);
+            rc = ast_fail(err, h.rc, "Execution failed: lifecycle hook %s failed: %s", name,
+                          h.error);
     }
     ast_pool_return(c->pool, instance, /* clean= */ false);
     pthread_cond_destroy(&h.ended);
@@ -101,18 +104,20 @@ static enum ast_rc run(struct capsule *c, struct ast_str wasm, const char *dir, 
     return rc ? rc : call_hook(c, upgrade, err);
 }
 
-enum ast_rc ast_capsules_run_install_hook(void *capsules, const struct ast_manifest *m, struct ast_str wasm,
-                                          const char *target_dir, bool upgrade, struct ast_str previous_version,
-                                          struct ast_err *err)
+enum ast_rc ast_capsules_run_install_hook(void *capsules, const struct ast_manifest *m,
+                                          struct ast_str wasm, const char *target_dir, bool upgrade,
+                                          struct ast_str previous_version, struct ast_err *err)
 {
     struct ast_capsules *r = capsules;
     struct capsule_seat *seat = NULL;
 
-    enum ast_rc rc = seat_new(m->name, &seat, err); /* of its own: the serving capsule keeps its seat */
+    enum ast_rc rc =
+        seat_new(m->name, &seat, err); /* of its own: the serving capsule keeps its seat */
     if (rc)
         return rc;
     struct capsule *c = capsule_new(r, seat, m);
-    rc = c ? run(c, wasm, target_dir, upgrade, previous_version, err) : ast_fail(err, AST_E_NO_MEMORY, "lifecycle hook");
+    rc = c ? run(c, wasm, target_dir, upgrade, previous_version, err)
+           : ast_fail(err, AST_E_NO_MEMORY, "lifecycle hook");
     capsule_unref(c);
     seat_free(seat);
     return rc;

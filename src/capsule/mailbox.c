@@ -8,12 +8,12 @@
 #include "base/banned.h"
 
 #define FIRST_BUCKETS 8u
-#define CHAINS_MAX (MAILBOX_WAITING_MAX + 1)
+#define CHAINS_MAX    (MAILBOX_WAITING_MAX + 1)
 
 static void run_task(struct ast_task *task);
 
-void mailboxes_init(struct mailboxes *t, void (*post)(void *arg, struct ast_task *t), void (*run)(struct mailbox *m),
-                    void *arg)
+void mailboxes_init(struct mailboxes *t, void (*post)(void *arg, struct ast_task *t),
+                    void (*run)(struct mailbox *m), void *arg)
 {
     *t = (struct mailboxes){ .post = post, .run = run, .arg = arg };
     for (size_t i = 0; i < MAILBOX_SHARDS; i++)
@@ -50,7 +50,8 @@ bool mailboxes_drain(struct mailboxes *t, int64_t deadline_ns)
 
 static uint64_t hash_key(const struct capsule_seat *seat, struct ast_str principal)
 {
-    uint64_t h = ast_str_hash(principal) ^ ((uint64_t)(uintptr_t)seat * UINT64_C(0x9e3779b97f4a7c15));
+    uint64_t h =
+        ast_str_hash(principal) ^ ((uint64_t)(uintptr_t)seat * UINT64_C(0x9e3779b97f4a7c15));
     h ^= h >> 29; /* the multiplication leaves the low bits of aligned pointers poor */
     return h * UINT64_C(0xbf58476d1ce4e5b9);
 }
@@ -61,11 +62,12 @@ static struct mailbox_shard *shard_of(struct mailboxes *t, uint64_t hash)
 }
 _Static_assert(MAILBOX_SHARDS == 1u << (64 - 58), "the top bits choose the shard");
 
-static struct mailbox *find(const struct mailbox_shard *s, uint64_t hash, const struct capsule_seat *seat,
-                            struct ast_str principal)
+static struct mailbox *find(const struct mailbox_shard *s, uint64_t hash,
+                            const struct capsule_seat *seat, struct ast_str principal)
 {
     struct mailbox *m = s->cap ? s->buckets[hash & (s->cap - 1)] : NULL;
-    while (m && (m->hash != hash || m->seat != seat || !ast_str_eq(ast_principal_str(&m->principal), principal)))
+    while (m && (m->hash != hash || m->seat != seat ||
+                 !ast_str_eq(ast_principal_str(&m->principal), principal)))
         m = m->next;
     return m;
 }
@@ -89,8 +91,9 @@ static bool grow(struct mailbox_shard *s)
     return true;
 }
 
-static struct mailbox *make(struct mailboxes *t, struct mailbox_shard *s, uint64_t hash, struct capsule_seat *seat,
-                            struct ast_str principal) AST_REQUIRES(s->lock)
+static struct mailbox *make(struct mailboxes *t, struct mailbox_shard *s, uint64_t hash,
+                            struct capsule_seat *seat, struct ast_str principal)
+    AST_REQUIRES(s->lock)
 {
     if (s->n >= s->cap && !grow(s))
         return NULL;
@@ -125,7 +128,8 @@ static bool is_idle(const struct mailbox *m)
     return !m->busy && !m->n && !m->chains;
 }
 
-/* Takes an idle mailbox out of the table and frees it. Under the lock to the end: see mailboxes_done(). */
+/* Takes an idle mailbox out of the table and frees it. Under the lock to the end: see
+ * mailboxes_done(). */
 static void drop(struct mailbox_shard *s, struct mailbox *m) AST_REQUIRES(s->lock)
 {
     struct mailboxes *t = m->table;
@@ -180,8 +184,9 @@ static struct mailbox_item pop(struct mailbox *m)
 
 /* --- Turns ------------------------------------------------------------------------------------ */
 
-enum mailbox_put mailboxes_put(struct mailboxes *t, struct capsule_seat *seat, struct ast_str principal,
-                               const struct mailbox_item *item, enum mailbox_put_kind kind, bool *ret_degraded)
+enum mailbox_put mailboxes_put(struct mailboxes *t, struct capsule_seat *seat,
+                               struct ast_str principal, const struct mailbox_item *item,
+                               enum mailbox_put_kind kind, bool *ret_degraded)
 {
     enum mailbox_put put = MAILBOX_QUEUED;
     struct ast_task *task = NULL;
@@ -191,7 +196,8 @@ enum mailbox_put mailboxes_put(struct mailboxes *t, struct capsule_seat *seat, s
     *ret_degraded = false;
     ast_lock(&s->lock);
     struct mailbox *m = find(s, hash, seat, principal);
-    if (!m && principal.n && atomic_load_explicit(&seat->mailboxes, memory_order_relaxed) >= MAILBOX_PER_CAPSULE) {
+    if (!m && principal.n &&
+        atomic_load_explicit(&seat->mailboxes, memory_order_relaxed) >= MAILBOX_PER_CAPSULE) {
         ast_unlock(&s->lock);
         put = mailboxes_put(t, seat, AST_STR_NONE, item, kind, ret_degraded);
         *ret_degraded = true;
@@ -203,7 +209,8 @@ enum mailbox_put mailboxes_put(struct mailboxes *t, struct capsule_seat *seat, s
     unsigned room = m && m->running ? MAILBOX_WAITING_MAX : MAILBOX_WAITING_MAX + 1;
     if (!m)
         put = MAILBOX_NO_MEMORY;
-    else if ((kind != MAILBOX_CHAIN_STEP && m->n >= room) || (kind == MAILBOX_CHAIN_START && m->chains >= CHAINS_MAX))
+    else if ((kind != MAILBOX_CHAIN_STEP && m->n >= room) ||
+             (kind == MAILBOX_CHAIN_START && m->chains >= CHAINS_MAX))
         put = MAILBOX_FULL;
     else if (!push(m, item))
         put = MAILBOX_NO_MEMORY;

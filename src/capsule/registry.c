@@ -1,7 +1,8 @@
 /* Who is loaded: load passes, replacement, look-ups, the end of everything.
  *
- * The loader thread is the only one that changes seats. What others see changes at three points: the seat's current
- * capsule, the UUID table and the handler index, in this order when a capsule comes and in reverse when it goes.
+ * The loader thread is the only one that changes seats. What others see changes at three points:
+ * the seat's current capsule, the UUID table and the handler index, in this order when a capsule
+ * comes and in reverse when it goes.
  */
 #include "capsule/registry.h"
 
@@ -15,7 +16,7 @@
 
 #include "base/banned.h"
 
-#define STOP_NS (5 * AST_NS_PER_SEC)  /* how long a call may take to notice that it was cancelled */
+#define STOP_NS         (5 * AST_NS_PER_SEC) /* for a call to notice that it was cancelled */
 #define EVENT_MAX_BYTES (64u * 1024)
 
 /* Topics one capsule answers alone (spec 10 §30.4). */
@@ -27,7 +28,7 @@ static const struct ast_str roles[] = {
     AST_STR("tool.v1.request.execute"),
 };
 
-/* --- Shared state under the lock ------------------------------------------------------------------ */
+/* --- Shared state under the lock -------------------------------------------------------------- */
 
 void registry_alive(struct ast_capsules *r, int delta)
 {
@@ -54,7 +55,8 @@ void registry_uuid_add(struct ast_capsules *r, struct capsule *c)
 {
     AST_WITH_LOCK(&r->lock);
     if (!ast_map_set(&r->by_uuid, uuid_key(c), c, NULL))
-        ast_log_error(CAPSULE_TARGET, "out of memory: capability checks on '" AST_STR_FMT "' will deny",
+        ast_log_error(CAPSULE_TARGET,
+                      "out of memory: capability checks on '" AST_STR_FMT "' will deny",
                       AST_STR_ARG(c->env.capsule_id));
 }
 
@@ -75,7 +77,7 @@ static bool capsule_holds(void *arg, const struct ast_uuid *uuid, struct ast_str
     return false;
 }
 
-/* --- Seats ---------------------------------------------------------------------------------------- */
+/* --- Seats ------------------------------------------------------------------------------------ */
 
 static struct capsule_seat *seat_find(struct ast_capsules *r, struct ast_str id)
 {
@@ -114,7 +116,7 @@ static bool is_pooled(const struct capsule *c)
     return c && c->pool && !c->env.is_run_loop;
 }
 
-/* --- The handler index ---------------------------------------------------------------------------- */
+/* --- The handler index ------------------------------------------------------------------------ */
 
 static enum ast_rc index_rebuild(struct ast_capsules *r, struct ast_err *err)
 {
@@ -150,10 +152,10 @@ static enum ast_rc index_rebuild(struct ast_capsules *r, struct ast_err *err)
     return rc;
 }
 
-/* --- Events --------------------------------------------------------------------------------------- */
+/* --- Events ----------------------------------------------------------------------------------- */
 
-enum ast_rc registry_event(struct ast_capsules *r, enum ast_event_kind kind, struct ast_str id, const char *key,
-                           struct ast_str value)
+enum ast_rc registry_event(struct ast_capsules *r, enum ast_event_kind kind, struct ast_str id,
+                           const char *key, struct ast_str value)
 {
     AST_AUTO(ast_buf_done) struct ast_buf fields = AST_BUF_INIT(EVENT_MAX_BYTES);
     struct ast_err err = AST_ERR_INIT;
@@ -167,7 +169,8 @@ enum ast_rc registry_event(struct ast_capsules *r, enum ast_event_kind kind, str
     if (!rc)
         rc = ast_event_new(kind, "kernel", ast_buf_view(&fields), &msg, &err);
     if (rc) {
-        ast_log_warn(CAPSULE_TARGET, "lifecycle event of '" AST_STR_FMT "' not published: %s", AST_STR_ARG(id), err.msg);
+        ast_log_warn(CAPSULE_TARGET, "lifecycle event of '" AST_STR_FMT "' not published: %s",
+                     AST_STR_ARG(id), err.msg);
         return rc;
     }
     (void)ast_bus_publish(r->host->bus, msg); /* nobody waits for its number */
@@ -177,9 +180,9 @@ enum ast_rc registry_event(struct ast_capsules *r, enum ast_event_kind kind, str
 void registry_publish_loaded(struct ast_capsules *r)
 {
     AST_AUTO(ast_buf_done) struct ast_buf body = AST_BUF_INIT(AST_MSG_MAX_BODY);
-    const struct ast_msg_spec spec = {
-        .topic = AST_STR("astrid.v1.capsules_loaded"), .source_id = r->session, .origin = "kernel"
-    };
+    const struct ast_msg_spec spec = { .topic = AST_STR("astrid.v1.capsules_loaded"),
+                                       .source_id = r->session,
+                                       .origin = "kernel" };
     struct ast_jw w = AST_JW_INIT(&body);
     struct ast_err err = AST_ERR_INIT;
     struct ast_msg *msg = NULL;
@@ -205,7 +208,7 @@ void registry_publish_loaded(struct ast_capsules *r)
         (void)ast_bus_publish(r->host->bus, msg); /* nobody waits for its number */
 }
 
-/* --- Readiness ------------------------------------------------------------------------------------ */
+/* --- Readiness -------------------------------------------------------------------------------- */
 
 void registry_wait_ready(struct ast_capsules *r, struct capsule *const *v, size_t n)
 {
@@ -222,18 +225,21 @@ void registry_wait_ready(struct ast_capsules *r, struct capsule *const *v, size_
     for (size_t i = 0; i < n; i++) {
         enum capsule_ready state = atomic_load(&v[i]->ready);
         if (state == CAPSULE_STARTING)
-            ast_log_fields(AST_LOG_WARN, CAPSULE_TARGET, "Capsule did not signal ready within timeout",
-                           AST_F_STR("capsule", v[i]->seat->id), AST_F_U64("timeout_ms", AST_CAPSULES_READY_MS));
+            ast_log_fields(AST_LOG_WARN, CAPSULE_TARGET,
+                           "Capsule did not signal ready within timeout",
+                           AST_F_STR("capsule", v[i]->seat->id),
+                           AST_F_U64("timeout_ms", AST_CAPSULES_READY_MS));
         else if (state == CAPSULE_CRASHED)
-            ast_log_fields(AST_LOG_ERROR, CAPSULE_TARGET, "Capsule run loop exited before signaling ready",
+            ast_log_fields(AST_LOG_ERROR, CAPSULE_TARGET,
+                           "Capsule run loop exited before signaling ready",
                            AST_F_STR("capsule", v[i]->seat->id));
     }
 }
 
-/* --- Coming and going ------------------------------------------------------------------------------ */
+/* --- Coming and going ------------------------------------------------------------------------- */
 
-/* Two capsules in one role would answer twice. A handler with another priority is a step of the same chain (a guard)
- * and welcome. */
+/* Two capsules in one role would answer twice. A handler with another priority is a step of the
+ * same chain (a guard) and welcome. */
 static enum ast_rc check_roles(struct ast_capsules *r, const struct capsule *c, struct ast_err *err)
 {
     enum ast_rc rc = AST_OK;
@@ -244,15 +250,18 @@ static enum ast_rc check_roles(struct ast_capsules *r, const struct capsule *c, 
             continue;
         for (size_t i = 0; !rc && i < c->env.binding_count; i++) {
             for (size_t k = 0; !rc && k < other->env.binding_count; k++) {
-                const struct ast_host_binding *a = &c->env.bindings[i], *b = &other->env.bindings[k];
+                const struct ast_host_binding *a = &c->env.bindings[i],
+                                              *b = &other->env.bindings[k];
                 if (a->priority != b->priority || !ast_str_eq(a->topic, b->topic))
                     continue;
                 for (size_t n = 0; n < AST_ARRAY_LEN(roles); n++)
                     if (ast_str_eq(a->topic, roles[n]))
                         rc = ast_fail(err, AST_E_EXISTS,
-                                      "capsule '" AST_STR_FMT "' handles '" AST_STR_FMT "', which capsule '" AST_STR_FMT
+                                      "capsule '" AST_STR_FMT "' handles '" AST_STR_FMT
+                                      "', which capsule '" AST_STR_FMT
                                       "' already serves; remove one of them",
-                                      AST_STR_ARG(c->seat->id), AST_STR_ARG(a->topic), AST_STR_ARG(other->seat->id));
+                                      AST_STR_ARG(c->seat->id), AST_STR_ARG(a->topic),
+                                      AST_STR_ARG(other->seat->id));
             }
         }
     }
@@ -264,12 +273,13 @@ static void stop(struct capsule *c)
 {
     capsule_stop(c);
     if (!capsule_wait_quiet(c, ast_mono_ns() + STOP_NS))
-        ast_log_fields(AST_LOG_WARN, CAPSULE_TARGET, "calls of an unloaded capsule are still running",
+        ast_log_fields(AST_LOG_WARN, CAPSULE_TARGET,
+                       "calls of an unloaded capsule are still running",
                        AST_F_STR("capsule", c->seat->id));
 }
 
-/* Lets `c` serve in place of what sat there. A loop cannot run twice, so the old one ends first; pooled calls of the old
- * load end by themselves while waiting events already go to the new one. */
+/* Lets `c` serve in place of what sat there. A loop cannot run twice, so the old one ends first;
+ * pooled calls of the old load end by themselves while waiting events already go to the new one. */
 static enum ast_rc take_seat(struct ast_capsules *r, struct capsule_seat *seat, struct capsule *c,
                              struct ast_err *err)
 {
@@ -294,8 +304,8 @@ static enum ast_rc take_seat(struct ast_capsules *r, struct capsule_seat *seat, 
         capsule_retire(old);
     rc = index_rebuild(r, err);
     if (rc)
-        ast_log_error(CAPSULE_TARGET, "handlers of '" AST_STR_FMT "' are not served: %s", AST_STR_ARG(seat->id),
-                      err ? err->msg : "out of memory");
+        ast_log_error(CAPSULE_TARGET, "handlers of '" AST_STR_FMT "' are not served: %s",
+                      AST_STR_ARG(seat->id), err ? err->msg : "out of memory");
     return AST_OK;
 }
 
@@ -312,9 +322,11 @@ static void note_failure(struct ast_capsules *r, struct capsule_seat *seat, stru
         capsule_unref(shown);
     capsule_unref(old);
     ast_log_fields(AST_LOG_ERROR, CAPSULE_TARGET,
-                   serving ? "Failed to load capsule, keeping the one that runs" : "Failed to load capsule",
+                   serving ? "Failed to load capsule, keeping the one that runs"
+                           : "Failed to load capsule",
                    AST_F_STR("capsule", seat->id), AST_F_CSTR("error", why));
-    (void)registry_event(r, AST_EVENT_capsule_failed, seat->id, "error", ast_str_c(why)); /* it logs */
+    (void)registry_event(r, AST_EVENT_capsule_failed, seat->id, "error",
+                         ast_str_c(why)); /* it logs */
 }
 
 static enum ast_rc reload_manifest(const char *dir, struct ast_manifest **ret)
@@ -323,8 +335,8 @@ static enum ast_rc reload_manifest(const char *dir, struct ast_manifest **ret)
     return ast_manifest_load(dir, ret, &unused);
 }
 
-enum ast_rc registry_seat_load(struct ast_capsules *r, struct capsule_seat *seat, struct ast_manifest *manifest,
-                               struct ast_err *err)
+enum ast_rc registry_seat_load(struct ast_capsules *r, struct capsule_seat *seat,
+                               struct ast_manifest *manifest, struct ast_err *err)
 {
     AST_AUTO(capsule_unref) struct capsule *c = NULL;
     struct ast_err local = AST_ERR_INIT;
@@ -336,14 +348,16 @@ enum ast_rc registry_seat_load(struct ast_capsules *r, struct capsule_seat *seat
     if (!rc)
         rc = take_seat(r, seat, c, err);
     if (!rc) {
-        ast_log_fields(AST_LOG_INFO, CAPSULE_TARGET, "Capsule loaded", AST_F_STR("capsule", seat->id),
-                       AST_F_BOOL("run_loop", c->env.is_run_loop));
-        (void)registry_event(r, AST_EVENT_capsule_loaded, seat->id, "capsule_name", seat->id); /* it logs */
+        ast_log_fields(AST_LOG_INFO, CAPSULE_TARGET, "Capsule loaded",
+                       AST_F_STR("capsule", seat->id), AST_F_BOOL("run_loop", c->env.is_run_loop));
+        (void)registry_event(r, AST_EVENT_capsule_loaded, seat->id, "capsule_name",
+                             seat->id); /* it logs */
         return AST_OK;
     }
     ast_wrap(err, rc, "Unsupported entry point"); /* spec 05 §2.2 */
-    struct ast_manifest *again = NULL; /* the first went with the failed load */
-    struct capsule *shown = reload_manifest(seat->dir, &again) ? NULL : capsule_failed_new(r, seat, again);
+    struct ast_manifest *again = NULL;            /* the first went with the failed load */
+    struct capsule *shown =
+        reload_manifest(seat->dir, &again) ? NULL : capsule_failed_new(r, seat, again);
     note_failure(r, seat, shown, err->msg);
     return rc;
 }
@@ -361,11 +375,13 @@ void registry_seat_unload(struct ast_capsules *r, struct capsule_seat *seat)
         return;
     registry_uuid_remove(r, c);
     stop(c);
-    ast_log_fields(AST_LOG_INFO, CAPSULE_TARGET, "Capsule unloaded", AST_F_STR("capsule", seat->id));
-    (void)registry_event(r, AST_EVENT_capsule_unloaded, seat->id, "capsule_name", seat->id); /* it logs */
+    ast_log_fields(AST_LOG_INFO, CAPSULE_TARGET, "Capsule unloaded",
+                   AST_F_STR("capsule", seat->id));
+    (void)registry_event(r, AST_EVENT_capsule_unloaded, seat->id, "capsule_name",
+                         seat->id); /* it logs */
 }
 
-/* --- Load passes ------------------------------------------------------------------------------------ */
+/* --- Load passes ------------------------------------------------------------------------------ */
 
 /* Whether a pass has something to do here: nothing serves, a loop is dead, or the files changed. */
 static bool needs_load(struct ast_capsules *r, struct capsule_seat *seat, const char *dir)
@@ -379,8 +395,8 @@ static bool needs_load(struct ast_capsules *r, struct capsule_seat *seat, const 
     return memcmp(now, c->fingerprint, sizeof now) != 0;
 }
 
-/* One directory. Takes the manifest. *ret_loaded (a new reference): what came to serve; NULL when nothing changed or the
- * load failed. */
+/* One directory. Takes the manifest. *ret_loaded (a new reference): what came to serve; NULL
+ * when nothing changed or the load failed. */
 static enum ast_rc load_one(struct ast_capsules *r, const char *dir, struct ast_manifest *manifest,
                             struct capsule **ret_loaded, struct ast_err *err)
 {
@@ -388,7 +404,8 @@ static enum ast_rc load_one(struct ast_capsules *r, const char *dir, struct ast_
     char *copy = ast_str_dup(ast_str_c(dir));
 
     *ret_loaded = NULL;
-    enum ast_rc rc = copy ? seat_for(r, manifest->name, &seat, err) : ast_fail(err, AST_E_NO_MEMORY, "capsule");
+    enum ast_rc rc =
+        copy ? seat_for(r, manifest->name, &seat, err) : ast_fail(err, AST_E_NO_MEMORY, "capsule");
     if (rc) {
         free(copy);
         ast_manifest_free(manifest);
@@ -400,7 +417,8 @@ static enum ast_rc load_one(struct ast_capsules *r, const char *dir, struct ast_
         ast_manifest_free(manifest);
         return AST_OK;
     }
-    seat->history = (struct seat_restarts){ .tracking = false }; /* somebody asked: the count starts anew */
+    seat->history =
+        (struct seat_restarts){ .tracking = false }; /* somebody asked: the count starts anew */
     rc = registry_seat_load(r, seat, manifest, err);
     if (!rc)
         *ret_loaded = seat_current(seat);
@@ -432,7 +450,9 @@ static void load_group(struct ast_capsules *r, struct ast_discovery *found, bool
 static void unload_removed(struct ast_capsules *r)
 {
     for (size_t i = 0; i < r->seats.n; i++) {
-        AST_AUTO(ast_cfree) char *manifest = r->seats.v[i]->dir ? ast_fs_join(r->seats.v[i]->dir, "Capsule.toml") : NULL;
+        AST_AUTO(ast_cfree)
+        char *manifest =
+            r->seats.v[i]->dir ? ast_fs_join(r->seats.v[i]->dir, "Capsule.toml") : NULL;
         if (manifest && !ast_fs_exists(manifest))
             registry_seat_unload(r, r->seats.v[i]);
     }
@@ -479,7 +499,7 @@ enum ast_rc ast_capsules_unload(struct ast_capsules *r, struct ast_str id, struc
     return AST_OK;
 }
 
-/* --- Looking ---------------------------------------------------------------------------------------- */
+/* --- Looking ---------------------------------------------------------------------------------- */
 
 /* The seats of now; they outlive every look. */
 static struct capsule_seat **seats_copy(struct ast_capsules *r, size_t *ret_n)
@@ -492,8 +512,8 @@ static struct capsule_seat **seats_copy(struct ast_capsules *r, size_t *ret_n)
     return v;
 }
 
-void ast_capsules_each(struct ast_capsules *r, bool (*each)(void *arg, const struct ast_capsule_row *row),
-                       void *arg)
+void ast_capsules_each(struct ast_capsules *r,
+                       bool (*each)(void *arg, const struct ast_capsule_row *row), void *arg)
 {
     size_t n;
     AST_AUTO(ast_cfree) struct capsule_seat **seats = seats_copy(r, &n);
@@ -586,12 +606,13 @@ void ast_capsules_trim(struct ast_capsules *r, int64_t now_ns)
     }
 }
 
-/* --- Life -------------------------------------------------------------------------------------------- */
+/* --- Life ------------------------------------------------------------------------------------- */
 
 enum ast_rc ast_capsules_new(const struct ast_capsules_config *cfg, struct ast_capsules **ret,
                              struct ast_err *err)
 {
-    struct ast_capsules *r = aligned_alloc(_Alignof(struct ast_capsules), sizeof *r); /* shards have their own lines */
+    struct ast_capsules *r =
+        aligned_alloc(_Alignof(struct ast_capsules), sizeof *r); /* shards have their own lines */
     if (!r)
         return ast_fail(err, AST_E_NO_MEMORY, "capsule registry");
     memset(r, 0, sizeof *r);
@@ -644,7 +665,7 @@ void ast_capsules_free(struct ast_capsules *r)
     quiet = wait_all_gone(r, deadline_ns) && quiet;
     if (r->host->capsule_holds_arg == r)
         r->host->capsule_holds = NULL;
-    if (!quiet) { /* freeing under a running call would be worse than keeping it to the end of the process */
+    if (!quiet) { /* to free under a running call would be worse */
         ast_log_error(CAPSULE_TARGET, "capsules did not end in time, their memory is kept");
         return;
     }

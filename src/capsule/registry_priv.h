@@ -20,15 +20,15 @@ struct ast_capsules {
     struct ast_uuid session;
     bool allow_duplicate_roles;
     unsigned pool_max, blocking_max, io_max;
-    struct ast_principal owner;  /* whom capsules are loaded for */
+    struct ast_principal owner; /* whom capsules are loaded for */
     struct capsule_ledger *ledger;
     struct capsule_dispatch dispatch;
 
     struct ast_lock lock;
-    pthread_cond_t changed; /* readiness, `alive` */
+    pthread_cond_t changed;                                    /* readiness, `alive` */
     AST_VEC(struct capsule_seat *) seats AST_GUARDED_BY(lock); /* ascending id; owned */
-    struct ast_map by_uuid AST_GUARDED_BY(lock);               /* 16 bytes -> struct capsule, borrowed */
-    unsigned alive AST_GUARDED_BY(lock);                       /* struct capsule objects */
+    struct ast_map by_uuid AST_GUARDED_BY(lock); /* 16 bytes -> struct capsule, borrowed */
+    unsigned alive AST_GUARDED_BY(lock);         /* struct capsule objects */
 };
 
 /* registry.c */
@@ -36,15 +36,17 @@ void registry_uuid_add(struct ast_capsules *r, struct capsule *c);
 void registry_uuid_remove(struct ast_capsules *r, struct capsule *c);
 void registry_alive(struct ast_capsules *r, int delta);
 void registry_signal(struct ast_capsules *r, struct capsule *c, enum capsule_ready now);
-/* Loads `dir` onto the seat, replacing what sits there. Takes the manifest. Publishes the lifecycle event. */
+/* Loads `dir` onto the seat, replacing what sits there. Takes the manifest. Publishes the
+ * lifecycle event. */
 AST_MUST_CHECK
-enum ast_rc registry_seat_load(struct ast_capsules *r, struct capsule_seat *seat, struct ast_manifest *manifest,
-                               struct ast_err *err);
+enum ast_rc registry_seat_load(struct ast_capsules *r, struct capsule_seat *seat,
+                               struct ast_manifest *manifest, struct ast_err *err);
 void registry_seat_unload(struct ast_capsules *r, struct capsule_seat *seat);
-/* Waits until the capsules are ready or have crashed, at most AST_CAPSULES_READY_MS; logs who was not. */
+/* Waits until the capsules are ready or have crashed, at most AST_CAPSULES_READY_MS; logs who
+ * was not. */
 void registry_wait_ready(struct ast_capsules *r, struct capsule *const *v, size_t n);
 void registry_publish_loaded(struct ast_capsules *r);
 
 /* "id":"x" pieces for events. */
-enum ast_rc registry_event(struct ast_capsules *r, enum ast_event_kind kind, struct ast_str id, const char *key,
-                           struct ast_str value);
+enum ast_rc registry_event(struct ast_capsules *r, enum ast_event_kind kind, struct ast_str id,
+                           const char *key, struct ast_str value);

@@ -4,8 +4,9 @@
  *       |                        |
  *       +------- run ends -------+--> CRASHED, `ended` is set: the health probe finds it
  *
- * An owner who is not exempt gets windows: at the end of each the guest must have entered a waiting host call since
- * the last one. Three windows without are the end. Time spent parked is nobody's CPU and ends no window.
+ * An owner who is not exempt gets windows: at the end of each the guest must have entered a
+ * waiting host call since the last one. Three windows without are the end. Time spent parked is
+ * nobody's CPU and ends no window.
  */
 #include <stdlib.h>
 
@@ -15,8 +16,8 @@
 
 #include "base/banned.h"
 
-#define GRACE_WINDOWS 3u
-#define TICK_NS (100 * AST_NS_PER_MS) /* the unit of spec 05 §20.3 */
+#define GRACE_WINDOWS    3u
+#define TICK_NS          (100 * AST_NS_PER_MS) /* the unit of spec 05 §20.3 */
 #define MAX_WINDOW_TICKS 50u
 
 static struct capsule *capsule_of(void *user)
@@ -61,7 +62,8 @@ static void on_done(void *user, const struct ast_call_result *res)
     if (res->rc && !asked)
         atomic_fetch_add(&c->seat->traps, 1);
     /* differs: a loop's fuel is charged to its owner */
-    capsule_ledger_charge(c->owner->ledger, owner, &none, invocation_fuel(res, c->loop.ticks), ast_mono_ns());
+    capsule_ledger_charge(c->owner->ledger, owner, &none, invocation_fuel(res, c->loop.ticks),
+                          ast_mono_ns());
     if (res->memory_grew)
         capsule_ledger_grew(c->owner->ledger, owner, res->memory_bytes);
     ast_host_call_end(&c->loop.host);
@@ -78,7 +80,8 @@ static struct ast_quotas owner_quotas(const struct capsule *c)
     struct ast_quotas quotas = AST_QUOTAS_DEFAULT;
     struct ast_err err = AST_ERR_INIT;
 
-    if (ast_policy_profile(c->env.host->policy, ast_principal_str(&c->env.owner), &p, &err) == AST_OK)
+    if (ast_policy_profile(c->env.host->policy, ast_principal_str(&c->env.owner), &p, &err) ==
+        AST_OK)
         quotas = p->quotas;
     else
         ast_log_warn(CAPSULE_TARGET, "use default quotas for the run loop of '" AST_STR_FMT "': %s",
@@ -88,7 +91,8 @@ static struct ast_quotas owner_quotas(const struct capsule *c)
 
 static int64_t window_ns(uint64_t max_timeout_secs)
 {
-    uint64_t ticks = max_timeout_secs >= MAX_WINDOW_TICKS / 10 ? MAX_WINDOW_TICKS : max_timeout_secs * 10;
+    uint64_t ticks =
+        max_timeout_secs >= MAX_WINDOW_TICKS / 10 ? MAX_WINDOW_TICKS : max_timeout_secs * 10;
     return (int64_t)AST_MAX(ticks, UINT64_C(1)) * TICK_NS;
 }
 

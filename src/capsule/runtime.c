@@ -1,7 +1,7 @@
 /* Loading one capsule and the list of its running calls.
  *
- * Order of a load (spec 05 §2.2): read once, hash those bytes, compile those bytes. No guest instruction runs
- * before the hash matched. A load that fails leaves nothing behind.
+ * Order of a load (spec 05 §2.2): read once, hash those bytes, compile those bytes. No guest
+ * instruction runs before the hash matched. A load that fails leaves nothing behind.
  */
 #include "capsule/runtime_priv.h"
 
@@ -16,11 +16,11 @@
 
 #include "base/banned.h"
 
-#define ENV_MAX_BYTES (64ull * 1024 * 1024)
+#define ENV_MAX_BYTES      (64ull * 1024 * 1024)
 #define MANIFEST_MAX_BYTES (4u * 1024 * 1024)
-#define IDLE_MAX 64u /* warm instances over all principals */
+#define IDLE_MAX           64u /* warm instances over all principals */
 
-/* --- References --------------------------------------------------------------------------------- */
+/* --- References ------------------------------------------------------------------------------- */
 
 static void capsule_free(struct capsule *c)
 {
@@ -52,7 +52,7 @@ void capsule_unref(struct capsule *c)
         capsule_free(c);
 }
 
-/* --- Running calls ------------------------------------------------------------------------------- */
+/* --- Running calls ---------------------------------------------------------------------------- */
 
 static bool active_init(struct capsule *c, unsigned cap)
 {
@@ -141,10 +141,12 @@ bool capsule_wait_quiet(struct capsule *c, int64_t deadline_ns)
     return true;
 }
 
-/* --- The binary ---------------------------------------------------------------------------------- */
+/* --- The binary ------------------------------------------------------------------------------- */
 
-/* The path to read, free() it: the manifest's file where it exists, else the content store (spec 05 §2.2 step 2). */
-static char *binary_path(const struct ast_home *home, const char *dir, struct ast_str file, struct ast_str hash)
+/* The path to read, free() it: the manifest's file where it exists, else the content store (spec
+ * 05 §2.2 step 2). */
+static char *binary_path(const struct ast_home *home, const char *dir, struct ast_str file,
+                         struct ast_str hash)
 {
     if (file.n && file.p[0] == '/')
         return ast_str_dup(file);
@@ -172,7 +174,8 @@ static enum ast_rc check_hash(struct ast_str expected, struct ast_str bytes, str
                     AST_STR_ARG(expected), actual);
 }
 
-/* meta.json as a document: the hash is all a load needs, whatever else is missing. NULL: absent or unreadable. */
+/* meta.json as a document: the hash is all a load needs, whatever else is missing. NULL: absent
+ * or unreadable. */
 static struct ast_json_doc *recorded(const char *dir)
 {
     AST_AUTO(ast_cfree) char *path = ast_fs_join(dir, "meta.json");
@@ -185,11 +188,13 @@ static struct ast_json_doc *recorded(const char *dir)
     return doc;
 }
 
-static enum ast_rc read_verified(struct capsule *c, const char *dir, struct ast_buf *wasm, struct ast_err *err)
+static enum ast_rc read_verified(struct capsule *c, const char *dir, struct ast_buf *wasm,
+                                 struct ast_err *err)
 {
     const struct ast_manifest_component *part = &c->manifest->components[0];
     AST_AUTO(ast_json_free) struct ast_json_doc *meta = recorded(dir);
-    struct ast_str hash = ast_json_str_or(meta ? ast_json_root(meta) : NULL, AST_STR("wasm_hash"), AST_STR_NONE);
+    struct ast_str hash =
+        ast_json_str_or(meta ? ast_json_root(meta) : NULL, AST_STR("wasm_hash"), AST_STR_NONE);
 
     AST_AUTO(ast_cfree) char *path = binary_path(c->env.host->home, dir, part->file, hash);
     if (!path)
@@ -198,10 +203,12 @@ static enum ast_rc read_verified(struct capsule *c, const char *dir, struct ast_
     if (rc)
         return ast_wrap(err, rc, "Failed to read WASM");
     if (!hash.n)
-        return ast_fail(err, AST_E_DENIED,
-                        "WASM capsule '" AST_STR_FMT "' has no BLAKE3 hash in meta.json. Capsules must be installed via "
-                        "`astrid capsule install` which records the hash. Refusing to load unverified binary.",
-                        AST_STR_ARG(c->manifest->name));
+        return ast_fail(
+            err, AST_E_DENIED,
+            "WASM capsule '" AST_STR_FMT
+            "' has no BLAKE3 hash in meta.json. Capsules must be installed via "
+            "`astrid capsule install` which records the hash. Refusing to load unverified binary.",
+            AST_STR_ARG(c->manifest->name));
     rc = check_hash(hash, ast_buf_view(wasm), err);
     /* differs: the manifest's own hash counts too (spec 05 §2.2) */
     if (!rc && part->hash.n)
@@ -209,7 +216,7 @@ static enum ast_rc read_verified(struct capsule *c, const char *dir, struct ast_
     return rc;
 }
 
-/* --- What host functions see --------------------------------------------------------------------- */
+/* --- What host functions see ------------------------------------------------------------------ */
 
 static struct ast_str *topic_keys(struct ast_arena *a, const struct ast_manifest_topic *v, size_t n)
 {
@@ -254,7 +261,8 @@ static unsigned io_limit(const struct ast_capsules *r)
 
     if (r->io_max)
         return r->io_max;
-    if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur != RLIM_INFINITY && files.rlim_cur / 2 < limit)
+    if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur != RLIM_INFINITY &&
+        files.rlim_cur / 2 < limit)
         limit = (unsigned)AST_MAX(files.rlim_cur / 2, (rlim_t)1);
     return limit;
 }
@@ -298,7 +306,7 @@ enum ast_rc capsule_env_fill(struct capsule *c, struct ast_err *err)
     return rc;
 }
 
-/* --- Loading ------------------------------------------------------------------------------------- */
+/* --- Loading ---------------------------------------------------------------------------------- */
 
 struct capsule *capsule_new(struct ast_capsules *owner, struct capsule_seat *seat,
                             const struct ast_manifest *manifest)
@@ -340,17 +348,21 @@ static enum ast_rc check_run_loop(const struct capsule *c, struct ast_err *err)
 
     if (env->binding_count > CAPSULE_RUN_LOOP_HANDLERS_MAX)
         return ast_fail(err, AST_E_INVALID,
-                        "Capsule '" AST_STR_FMT "' declares %zu interceptors, exceeding the auto-subscribe limit (%u)",
-                        AST_STR_ARG(env->capsule_id), env->binding_count, CAPSULE_RUN_LOOP_HANDLERS_MAX);
+                        "Capsule '" AST_STR_FMT
+                        "' declares %zu interceptors, exceeding the auto-subscribe limit (%u)",
+                        AST_STR_ARG(env->capsule_id), env->binding_count,
+                        CAPSULE_RUN_LOOP_HANDLERS_MAX);
     for (size_t i = 0; i < env->binding_count; i++)
         if (!ast_topic_segments_valid(env->bindings[i].topic))
             return ast_fail(err, AST_E_INVALID,
-                            "Interceptor event '" AST_STR_FMT "' has invalid segment structure (empty segments, "
+                            "Interceptor event '" AST_STR_FMT
+                            "' has invalid segment structure (empty segments, "
                             "leading/trailing dots, or empty string)",
                             AST_STR_ARG(env->bindings[i].topic));
     for (size_t i = 0; i < env->binding_count; i++)
-        ast_log_fields(AST_LOG_WARN, CAPSULE_TARGET, "handler entries are not delivered to run-loop capsules",
-                       AST_F_STR("capsule", env->capsule_id), AST_F_STR("topic", env->bindings[i].topic));
+        ast_log_fields(
+            AST_LOG_WARN, CAPSULE_TARGET, "handler entries are not delivered to run-loop capsules",
+            AST_F_STR("capsule", env->capsule_id), AST_F_STR("topic", env->bindings[i].topic));
     return AST_OK;
 }
 
@@ -395,7 +407,8 @@ static enum ast_rc load_code(struct capsule *c, const char *dir, struct ast_err 
 }
 
 enum ast_rc capsule_prepare(struct ast_capsules *owner, struct capsule_seat *seat, const char *dir,
-                            struct ast_manifest *manifest, struct capsule **ret, struct ast_err *err)
+                            struct ast_manifest *manifest, struct capsule **ret,
+                            struct ast_err *err)
 {
     AST_AUTO(capsule_unref) struct capsule *c = capsule_new(owner, seat, manifest);
     if (!c) {
@@ -408,7 +421,8 @@ enum ast_rc capsule_prepare(struct ast_capsules *owner, struct capsule_seat *sea
         return rc;
     capsule_fingerprint(owner, dir, seat->id, c->fingerprint);
     if (c->manifest->component_count > 1)
-        ast_log_fields(AST_LOG_WARN, CAPSULE_TARGET, "only the first component of a capsule is loaded",
+        ast_log_fields(AST_LOG_WARN, CAPSULE_TARGET,
+                       "only the first component of a capsule is loaded",
                        AST_F_STR("capsule", seat->id));
     if (c->manifest->mcp_server_count)
         ast_log_fields(AST_LOG_WARN, CAPSULE_TARGET, "MCP servers of a capsule are not started",
@@ -426,7 +440,7 @@ enum ast_rc capsule_prepare(struct ast_capsules *owner, struct capsule_seat *sea
     return AST_OK;
 }
 
-/* --- Has it changed? ------------------------------------------------------------------------------ */
+/* --- Has it changed? -------------------------------------------------------------------------- */
 
 /* Frees `path` (NULL: no memory). */
 static void feed_file(struct ast_blake3_state *s, char *path)
@@ -452,7 +466,7 @@ void capsule_fingerprint(struct ast_capsules *owner, const char *dir, struct ast
     feed_file(&s, ast_fs_join(dir, "Capsule.toml"));
     feed_file(&s, ast_fs_join(dir, "meta.json"));
     feed_file(&s, ast_fs_join(dir, ".env.json"));
-    feed_file(&s, ast_home_path(owner->host->home, "home/%s/.config/env/" AST_STR_FMT ".env.json", owner->owner.name,
-                                AST_STR_ARG(id)));
+    feed_file(&s, ast_home_path(owner->host->home, "home/%s/.config/env/" AST_STR_FMT ".env.json",
+                                owner->owner.name, AST_STR_ARG(id)));
     ast_blake3_end(&s, out);
 }

@@ -1,7 +1,8 @@
-/* One loaded capsule: its code, its pool or its loop, and what host functions know of it (spec 05 §2, §17, §20).
+/* One loaded capsule: its code, its pool or its loop, and what host functions know of it (spec
+ * 05 §2, §17, §20).
  *
- * Shared: the seat holds a reference while the capsule serves, each call in flight holds one, a loop holds one. The
- * last reference frees the pool and the module.
+ * Shared: the seat holds a reference while the capsule serves, each call in flight holds one, a
+ * loop holds one. The last reference frees the pool and the module.
  */
 #pragma once
 
@@ -14,9 +15,9 @@ struct ast_capsules;
 struct capsule_seat;
 
 #define CAPSULE_RUN_LOOP_HANDLERS_MAX 64u /* spec 04 §20 */
-#define CAPSULE_FUEL_PER_CALL UINT64_C(10000000000)
+#define CAPSULE_FUEL_PER_CALL         UINT64_C(10000000000)
 
-struct capsule_active { /* one call under way */
+struct capsule_active {    /* one call under way */
     struct ast_call *call; /* owned reference; NULL until the starter had it */
     uint32_t serial;       /* odd: in use */
     uint32_t next_free;
@@ -29,7 +30,7 @@ struct capsule_loop {
     struct ast_host_call host;
     struct ast_instance *instance;
     struct capsule_ticket ticket;
-    bool bounded;          /* the owner is not exempt, spec 05 §20.3 */
+    bool bounded; /* the owner is not exempt, spec 05 §20.3 */
     int64_t window_ns;
     int64_t window_end_ns;
     uint64_t progress_seen;
@@ -45,17 +46,17 @@ struct capsule {
     struct capsule_seat *seat;
     const struct ast_manifest *manifest; /* `own_manifest`, or borrowed (lifecycle hooks) */
     struct ast_manifest *own_manifest;
-    struct ast_arena memory;       /* the arrays of `env` */
+    struct ast_arena memory; /* the arrays of `env` */
     struct ast_host_env env;
-    struct ast_module *module;     /* owned; NULL: failed to load, or nothing to run */
-    struct ast_pool *pool;         /* owned; NULL with module */
+    struct ast_module *module;             /* owned; NULL: failed to load, or nothing to run */
+    struct ast_pool *pool;                 /* owned; NULL with module */
     uint8_t fingerprint[AST_BLAKE3_BYTES]; /* of the files this load was made from */
-    bool failed;                   /* kept for listings only */
-    bool is_daemon;                /* uplink capsule: no deadline for an exempt owner */
-    _Atomic(enum capsule_ready) ready; /* waited for under the registry's lock */
+    bool failed;                           /* kept for listings only */
+    bool is_daemon;                        /* uplink capsule: no deadline for an exempt owner */
+    _Atomic(enum capsule_ready) ready;     /* waited for under the registry's lock */
 
     struct ast_lock lock;
-    pthread_cond_t quiet;                              /* active_count fell to zero */
+    pthread_cond_t quiet;                               /* active_count fell to zero */
     struct capsule_active *active AST_GUARDED_BY(lock); /* owned; active_cap entries */
     uint32_t active_cap, first_free, active_count;
     bool stopping AST_GUARDED_BY(lock);
@@ -70,11 +71,13 @@ static inline void capsule_unref_auto(struct capsule **c)
     capsule_unref(*c);
 }
 
-/* Everything up to the first guest instruction: reads, verifies, compiles, resolves, makes the pool. Takes the manifest,
- * on failure too. Errors without the "Unsupported entry point: " prefix. Blocks. */
+/* Everything up to the first guest instruction: reads, verifies, compiles, resolves, makes the
+ * pool. Takes the manifest, on failure too. Errors without the "Unsupported entry point: "
+ * prefix. Blocks. */
 AST_MUST_CHECK
 enum ast_rc capsule_prepare(struct ast_capsules *owner, struct capsule_seat *seat, const char *dir,
-                            struct ast_manifest *manifest, struct capsule **ret, struct ast_err *err);
+                            struct ast_manifest *manifest, struct capsule **ret,
+                            struct ast_err *err);
 /* A placeholder for listings: takes the manifest. NULL: no memory. */
 struct capsule *capsule_failed_new(struct ast_capsules *owner, struct capsule_seat *seat,
                                    struct ast_manifest *manifest);
@@ -84,7 +87,8 @@ void capsule_fingerprint(struct ast_capsules *owner, const char *dir, struct ast
 
 /* Registers a call. False: the capsule is stopping, do not start it. */
 bool capsule_call_begin(struct capsule *c, struct capsule_ticket *ret);
-/* Takes the reference: from now on a stop reaches the call. Harmless when the call ended meanwhile. */
+/* Takes the reference: from now on a stop reaches the call. Harmless when the call ended
+ * meanwhile. */
 void capsule_call_started(struct capsule *c, struct capsule_ticket ticket, struct ast_call *call);
 void capsule_call_end(struct capsule *c, struct capsule_ticket ticket);
 
@@ -95,22 +99,22 @@ void capsule_retire(struct capsule *c);
 /* True when no call is left; false: the deadline (monotonic) came first. */
 bool capsule_wait_quiet(struct capsule *c, int64_t deadline_ns);
 
-/* --- runloop.c --- */
+/* --- runloop.c -------------------------------------------------------------------------------- */
 
 /* Starts the background call; the loop holds a reference until it ends. */
 AST_MUST_CHECK
 enum ast_rc capsule_loop_start(struct capsule *c, struct ast_err *err);
 bool capsule_loop_is_dead(const struct capsule *c); /* a run loop that has ended */
 
-/* --- config.c --- */
+/* --- config.c --------------------------------------------------------------------------------- */
 
-/* Resolves [env] into env.config, .declared and .secret_keys and publishes what needs onboarding (spec 05 §9).
- * `extra` (may be NULL): one more pair; borrowed for the capsule's life. */
+/* Resolves [env] into env.config, .declared and .secret_keys and publishes what needs onboarding
+ * (spec 05 §9). `extra` (may be NULL): one more pair; borrowed for the capsule's life. */
 AST_MUST_CHECK
-enum ast_rc capsule_config_resolve(struct capsule *c, const char *dir, const struct ast_host_pair *extra,
-                                   struct ast_err *err);
+enum ast_rc capsule_config_resolve(struct capsule *c, const char *dir,
+                                   const struct ast_host_pair *extra, struct ast_err *err);
 
-/* --- runtime.c, for lifecycle.c --- */
+/* --- runtime.c, for lifecycle.c --------------------------------------------------------------- */
 
 /* Borrows the manifest. NULL: no memory. */
 struct capsule *capsule_new(struct ast_capsules *owner, struct capsule_seat *seat,

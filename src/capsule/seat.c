@@ -22,8 +22,9 @@ bool log_gate_pass(struct log_gate *g, unsigned burst, int64_t now_ns, uint64_t 
 {
     int64_t end = atomic_load_explicit(&g->window_end_ns, memory_order_relaxed);
     *ret_held = 0;
-    if (now_ns >= end && atomic_compare_exchange_strong_explicit(&g->window_end_ns, &end, now_ns + LOG_GATE_NS,
-                                                                 memory_order_relaxed, memory_order_relaxed)) {
+    if (now_ns >= end &&
+        atomic_compare_exchange_strong_explicit(&g->window_end_ns, &end, now_ns + LOG_GATE_NS,
+                                                memory_order_relaxed, memory_order_relaxed)) {
         uint64_t used = atomic_exchange_explicit(&g->used, 1, memory_order_relaxed);
         *ret_held = used > burst ? used - burst : 0;
         return true;
@@ -43,9 +44,11 @@ enum ast_rc seat_new(struct ast_str id, struct capsule_seat **ret, struct ast_er
     s->id = ast_str_n(name, id.n);
     ast_lock_init(&s->lock, AST_LOCK_registry);
     for (size_t i = 0; i < SEAT_OUTCOME_COUNT; i++)
-        s->outcomes[i] = ast_metric_cell(AST_METRIC_DISPATCH_OUTCOMES, (struct ast_str[]){ id, outcome_labels[i] }, 2);
+        s->outcomes[i] = ast_metric_cell(AST_METRIC_DISPATCH_OUTCOMES,
+                                         (struct ast_str[]){ id, outcome_labels[i] }, 2);
     for (size_t i = 0; i < SEAT_DROP_COUNT; i++)
-        s->drops[i] = ast_metric_cell(AST_METRIC_DISPATCH_DROPPED, (struct ast_str[]){ id, drop_labels[i] }, 2);
+        s->drops[i] = ast_metric_cell(AST_METRIC_DISPATCH_DROPPED,
+                                      (struct ast_str[]){ id, drop_labels[i] }, 2);
     s->restart_cell = ast_metric_cell(AST_METRIC_CAPSULE_RESTARTS, &id, 1);
     *ret = s;
     return AST_OK;

@@ -1,22 +1,25 @@
 /* A seat: one capsule id as the dispatcher knows it, across reloads and restarts.
  *
- * Queues, metrics and counters belong to the seat; the loaded code is whoever sits on it. A seat is made when an id
- * is first loaded and lives as long as the registry: operators install capsules, so there are few.
+ * Queues, metrics and counters belong to the seat; the loaded code is whoever sits on it. A seat
+ * is made when an id is first loaded and lives as long as the registry: operators install
+ * capsules, so there are few.
  */
 #pragma once
 
 #include <stdatomic.h>
 
-#include "base/thread.h"
 #include "base/str.h"
+#include "base/thread.h"
 #include "bus/metrics.h"
 
 struct capsule;
 
 /* id, label value */
-#define SEAT_OUTCOME_MAP(X) X(CONTINUE, "continue") X(FINAL, "final") X(DENY, "deny") X(ERROR, "error")
+#define SEAT_OUTCOME_MAP(X)                                                                        \
+    X(CONTINUE, "continue") X(FINAL, "final") X(DENY, "deny") X(ERROR, "error")
 #define SEAT_DROP_MAP(X)                                                                           \
-    X(QUEUE_FULL, "queue_full") X(CLOSED, "closed") X(UNSUPPORTED, "unsupported") X(NO_MEMORY, "no_memory")
+    X(QUEUE_FULL, "queue_full")                                                                    \
+    X(CLOSED, "closed") X(UNSUPPORTED, "unsupported") X(NO_MEMORY, "no_memory")
 
 enum seat_outcome {
 #define X(id, label) SEAT_OUTCOME_##id,
@@ -31,7 +34,8 @@ enum seat_drop {
         SEAT_DROP_COUNT
 };
 
-/* At most `burst` lines per 10 s; the first of the next ten seconds tells how many were kept back. Threads: any. */
+/* At most `burst` lines per 10 s; the first of the next ten seconds tells how many were kept
+ * back. Threads: any. */
 struct log_gate {
     atomic_int_least64_t window_end_ns; /* 0: none yet */
     atomic_uint_least64_t used;         /* lines asked for in this window */
@@ -42,7 +46,7 @@ bool log_gate_pass(struct log_gate *g, unsigned burst, int64_t now_ns, uint64_t 
 
 /* How often a crashed capsule was started again. Owner: the loader thread. */
 struct seat_restarts {
-    bool tracking;      /* a failure was seen and is not forgotten yet */
+    bool tracking; /* a failure was seen and is not forgotten yet */
     bool exhausted;
     unsigned attempts;
     int64_t next_ns;    /* no attempt before */
@@ -66,7 +70,7 @@ struct capsule_seat {
 
 AST_MUST_CHECK
 enum ast_rc seat_new(struct ast_str id, struct capsule_seat **ret, struct ast_err *err);
-void seat_free(struct capsule_seat *s); /* nobody sits on it, no mailbox is left */
+void seat_free(struct capsule_seat *s);               /* nobody sits on it, no mailbox is left */
 struct capsule *seat_current(struct capsule_seat *s); /* a new reference, or NULL */
 /* Takes the reference `c` (NULL: nobody); gives back the one that sat there. */
 struct capsule *seat_replace(struct capsule_seat *s, struct capsule *c);

@@ -1,5 +1,5 @@
-/* A daemon without doors for the tests of src/capsule: a private home, a real bus, engine, scheduler, store and
- * policy, capsules written from text, and a tap that remembers every event. */
+/* A daemon without doors for the tests of src/capsule: a private home, a real bus, engine,
+ * scheduler, store and policy, capsules written from text, and a tap that remembers every event. */
 #pragma once
 
 #include <setjmp.h>
@@ -19,7 +19,7 @@
 #include "crypto/hash.h"
 #include "store/kv.h"
 
-/* --- Guests -------------------------------------------------------------------------------------- */
+/* --- Guests ----------------------------------------------------------------------------------- */
 
 #define RIG_IPC "\"astrid:ipc/host@1.0.0\""
 #define RIG_SYS "\"astrid:sys/host@1.0.0\""
@@ -56,51 +56,51 @@
  *   n publish nothing    w wait on t.gate    t trap     l loop for ever    o use up the stack   b grow memory for ever
  *   d deny with reason   D deny without      a abort    f final            u unknown word with data
  *   m continue with {"m":1} as data          e continue with empty data    else continue without data */
-#define RIG_HOOK                                                                                   \
-    "(func $deep (param i32) (result i32)"                                                         \
-    "  (i32.add (call $deep (i32.add (local.get 0) (i32.const 1))) (i32.const 1)))"                \
-    "(func (export \"astrid-hook-trigger\")"                                                       \
-    "    (param $ap i32) (param $al i32) (param $pp i32) (param $pl i32) (result i32) (local $c i32)" \
-    "  (local.set $c (i32.load8_u (local.get $ap)))"                                               \
-    "  (memory.copy (i32.const 1030) (local.get $ap) (local.get $al))"                             \
-    "  (if (i32.eq (local.get $c) (i32.const 119))"                                                \
-    "    (then (call $subscribe (i32.const 2000) (i32.const 6) (i32.const 5200))))"                \
-    "  (if (i32.ne (local.get $c) (i32.const 110))"                                                \
-    "    (then (call $publish (i32.const 1024) (i32.add (local.get $al) (i32.const 6))"            \
-    "      (local.get $pp) (local.get $pl) (i32.const 5000))))"                                    \
-    "  (if (i32.eq (local.get $c) (i32.const 119))"                                                \
-    "    (then (call $recv (i32.load (i32.const 5204)) (i64.const 60000) (i32.const 5304))))"      \
-    "  (if (i32.eq (local.get $c) (i32.const 116)) (then (unreachable)))"                          \
-    "  (if (i32.eq (local.get $c) (i32.const 108)) (then (loop $l (br $l))))"                      \
-    "  (if (i32.eq (local.get $c) (i32.const 111)) (then (drop (call $deep (i32.const 0)))))"      \
-    "  (if (i32.eq (local.get $c) (i32.const 98)) (then (loop $l"                                  \
-    "    (br_if $l (i32.ne (memory.grow (i32.const 1)) (i32.const -1))))))"                        \
-    "  (i32.store (i32.const 2048) (i32.const 2100)) (i32.store (i32.const 2052) (i32.const 8))"   \
-    "  (i32.store8 (i32.const 2056) (i32.const 0))"                                                \
-    "  (i32.store (i32.const 2060) (i32.const 2150)) (i32.store (i32.const 2064) (i32.const 7))"   \
-    "  (if (i32.or (i32.eq (local.get $c) (i32.const 100)) (i32.eq (local.get $c) (i32.const 68)))" \
+#define RIG_HOOK                                                                                           \
+    "(func $deep (param i32) (result i32)"                                                                 \
+    "  (i32.add (call $deep (i32.add (local.get 0) (i32.const 1))) (i32.const 1)))"                        \
+    "(func (export \"astrid-hook-trigger\")"                                                               \
+    "    (param $ap i32) (param $al i32) (param $pp i32) (param $pl i32) (result i32) (local $c i32)"      \
+    "  (local.set $c (i32.load8_u (local.get $ap)))"                                                       \
+    "  (memory.copy (i32.const 1030) (local.get $ap) (local.get $al))"                                     \
+    "  (if (i32.eq (local.get $c) (i32.const 119))"                                                        \
+    "    (then (call $subscribe (i32.const 2000) (i32.const 6) (i32.const 5200))))"                        \
+    "  (if (i32.ne (local.get $c) (i32.const 110))"                                                        \
+    "    (then (call $publish (i32.const 1024) (i32.add (local.get $al) (i32.const 6))"                    \
+    "      (local.get $pp) (local.get $pl) (i32.const 5000))))"                                            \
+    "  (if (i32.eq (local.get $c) (i32.const 119))"                                                        \
+    "    (then (call $recv (i32.load (i32.const 5204)) (i64.const 60000) (i32.const 5304))))"              \
+    "  (if (i32.eq (local.get $c) (i32.const 116)) (then (unreachable)))"                                  \
+    "  (if (i32.eq (local.get $c) (i32.const 108)) (then (loop $l (br $l))))"                              \
+    "  (if (i32.eq (local.get $c) (i32.const 111)) (then (drop (call $deep (i32.const 0)))))"              \
+    "  (if (i32.eq (local.get $c) (i32.const 98)) (then (loop $l"                                          \
+    "    (br_if $l (i32.ne (memory.grow (i32.const 1)) (i32.const -1))))))"                                \
+    "  (i32.store (i32.const 2048) (i32.const 2100)) (i32.store (i32.const 2052) (i32.const 8))"           \
+    "  (i32.store8 (i32.const 2056) (i32.const 0))"                                                        \
+    "  (i32.store (i32.const 2060) (i32.const 2150)) (i32.store (i32.const 2064) (i32.const 7))"           \
+    "  (if (i32.or (i32.eq (local.get $c) (i32.const 100)) (i32.eq (local.get $c) (i32.const 68)))"        \
     "    (then (i32.store (i32.const 2048) (i32.const 2110)) (i32.store (i32.const 2052) (i32.const 4))))" \
-    "  (if (i32.eq (local.get $c) (i32.const 100)) (then (i32.store8 (i32.const 2056) (i32.const 1))" \
-    "    (i32.store (i32.const 2060) (i32.const 2170)) (i32.store (i32.const 2064) (i32.const 6))))" \
-    "  (if (i32.eq (local.get $c) (i32.const 97)) (then (i32.store (i32.const 2048) (i32.const 2120))" \
-    "    (i32.store (i32.const 2052) (i32.const 5))))"                                             \
-    "  (if (i32.eq (local.get $c) (i32.const 102)) (then (i32.store (i32.const 2048) (i32.const 2130))" \
-    "    (i32.store (i32.const 2052) (i32.const 5))))"                                             \
-    "  (if (i32.eq (local.get $c) (i32.const 117)) (then (i32.store (i32.const 2048) (i32.const 2140))" \
-    "    (i32.store (i32.const 2052) (i32.const 6)) (i32.store8 (i32.const 2056) (i32.const 1))))" \
-    "  (if (i32.eq (local.get $c) (i32.const 109)) (then (i32.store8 (i32.const 2056) (i32.const 1))))" \
-    "  (if (i32.eq (local.get $c) (i32.const 101)) (then (i32.store8 (i32.const 2056) (i32.const 1))" \
-    "    (i32.store (i32.const 2064) (i32.const 0))))"                                             \
+    "  (if (i32.eq (local.get $c) (i32.const 100)) (then (i32.store8 (i32.const 2056) (i32.const 1))"      \
+    "    (i32.store (i32.const 2060) (i32.const 2170)) (i32.store (i32.const 2064) (i32.const 6))))"       \
+    "  (if (i32.eq (local.get $c) (i32.const 97)) (then (i32.store (i32.const 2048) (i32.const 2120))"     \
+    "    (i32.store (i32.const 2052) (i32.const 5))))"                                                     \
+    "  (if (i32.eq (local.get $c) (i32.const 102)) (then (i32.store (i32.const 2048) (i32.const 2130))"    \
+    "    (i32.store (i32.const 2052) (i32.const 5))))"                                                     \
+    "  (if (i32.eq (local.get $c) (i32.const 117)) (then (i32.store (i32.const 2048) (i32.const 2140))"    \
+    "    (i32.store (i32.const 2052) (i32.const 6)) (i32.store8 (i32.const 2056) (i32.const 1))))"         \
+    "  (if (i32.eq (local.get $c) (i32.const 109)) (then (i32.store8 (i32.const 2056) (i32.const 1))))"    \
+    "  (if (i32.eq (local.get $c) (i32.const 101)) (then (i32.store8 (i32.const 2056) (i32.const 1))"      \
+    "    (i32.store (i32.const 2064) (i32.const 0))))"                                                     \
     "  (i32.const 2048))"
 
 /* Changes the hash, nothing else. */
 #define RIG_STAMP(text) "(data (i32.const 9000) \"" text "\")"
-#define RIG_HANDLER "(module " RIG_IMPORTS RIG_FRAME RIG_HOOK ")"
-#define RIG_HANDLER_2 "(module " RIG_IMPORTS RIG_FRAME RIG_STAMP("two") RIG_HOOK ")"
+#define RIG_HANDLER     "(module " RIG_IMPORTS RIG_FRAME RIG_HOOK ")"
+#define RIG_HANDLER_2   "(module " RIG_IMPORTS RIG_FRAME RIG_STAMP("two") RIG_HOOK ")"
 /* A capsule with a run loop of that body. */
 #define RIG_LOOP(body) "(module " RIG_IMPORTS RIG_FRAME RIG_HOOK "(func (export \"run\") " body "))"
 
-/* --- The rig ------------------------------------------------------------------------------------- */
+/* --- The rig ---------------------------------------------------------------------------------- */
 
 struct rig_event {
     struct ast_msg *msg; /* owned */
@@ -128,15 +128,16 @@ static void rig_check(enum ast_rc rc, const struct ast_err *err)
         fail_msg("%s: %s", ast_rc_name(rc), err->msg);
 }
 
-/* cmocka puts its own fault handlers in front of the engine's before every test; the engine installs its own once per
- * process: remember them, put them back. */
+/* cmocka puts its own fault handlers in front of the engine's before every test; the engine
+ * installs its own once per process: remember them, put them back. */
 static void rig_keep_fault_handlers(void)
 {
     static const int signals[] = { SIGSEGV, SIGILL, SIGFPE, SIGBUS };
     static struct sigaction ours[AST_ARRAY_LEN(signals)];
     static bool has_ours;
     for (size_t k = 0; k < AST_ARRAY_LEN(signals); k++)
-        assert_int_equal(sigaction(signals[k], has_ours ? &ours[k] : NULL, has_ours ? NULL : &ours[k]), 0);
+        assert_int_equal(
+            sigaction(signals[k], has_ours ? &ours[k] : NULL, has_ours ? NULL : &ours[k]), 0);
     has_ours = true;
 }
 
@@ -176,15 +177,18 @@ static void rig_open(struct rig *r, const struct rig_options *opt)
     rig_check(ast_home_ensure_principal(&r->home, AST_PRINCIPAL_DEFAULT, &err), &err);
     rig_check(ast_bus_new(&r->bus, &err), &err);
     AST_AUTO(ast_cfree) char *path = ast_home_path(&r->home, AST_HOME_STORE);
-    rig_check(ast_store_open(&(struct ast_store_config){ .path = path, .no_sync = true, .max_bytes = 64 << 20 },
-                             &r->store, &err),
-              &err);
+    rig_check(
+        ast_store_open(
+            &(struct ast_store_config){ .path = path, .no_sync = true, .max_bytes = 64 << 20 },
+            &r->store, &err),
+        &err);
     rig_check(ast_policy_open(&r->home, &r->policy, &err), &err);
     if (!opt->bare)
         ast_policy_bootstrap(r->policy);
-    rig_check(ast_engine_new(&(struct ast_engine_config){ .host = ast_host_imports(), .instances = 128 }, &r->engine,
-                             &err),
-              &err);
+    rig_check(
+        ast_engine_new(&(struct ast_engine_config){ .host = ast_host_imports(), .instances = 128 },
+                       &r->engine, &err),
+        &err);
     rig_keep_fault_handlers();
     rig_check(ast_sched_new(r->engine, opt->workers, &r->sched, &err), &err);
     r->host = (struct ast_host){
@@ -218,7 +222,7 @@ static void rig_close(struct rig *r)
     ast_home_done(&r->home);
 }
 
-/* --- Files --------------------------------------------------------------------------------------- */
+/* --- Files ------------------------------------------------------------------------------------ */
 
 static void rig_write(struct rig *r, struct ast_str text, const char *fmt, ...) AST_PRINTF(3, 4);
 static void rig_write(struct rig *r, struct ast_str text, const char *fmt, ...)
@@ -245,7 +249,8 @@ static const char *rig_dir(struct rig *r, const char *id, char out[static 512])
     return out;
 }
 
-/* Writes an installed capsule: manifest with `rest` behind the usual head, the binary, meta.json. */
+/* Writes an installed capsule: manifest with `rest` behind the usual head, the binary,
+ * meta.json. */
 static void rig_install(struct rig *r, const char *id, const char *rest, const char *wat)
 {
     struct ast_err err = AST_ERR_INIT;
@@ -254,10 +259,11 @@ static void rig_install(struct rig *r, const char *id, const char *rest, const c
 
     rig_check(ast_wat_compile(ast_str_c(wat), &wasm, &err), &err);
     ast_blake3_hex(ast_buf_view(&wasm), hash);
-    snprintf(toml, sizeof toml,
-             "[package]\nname = \"%s\"\nversion = \"1.0.0\"\n[[component]]\nid = \"main\"\nfile = \"main.wasm\"\n"
-             "[publish]\n\"t.out.*\" = { wit = \"opaque\" }\n%s",
-             id, rest);
+    snprintf(
+        toml, sizeof toml,
+        "[package]\nname = \"%s\"\nversion = \"1.0.0\"\n[[component]]\nid = \"main\"\nfile = \"main.wasm\"\n"
+        "[publish]\n\"t.out.*\" = { wit = \"opaque\" }\n%s",
+        id, rest);
     snprintf(meta, sizeof meta, "{\"version\":\"1.0.0\",\"wasm_hash\":\"%s\"}", hash);
     rig_write(r, ast_str_c(toml), RIG_CAPSULES "/%s/Capsule.toml", id);
     rig_write(r, ast_buf_view(&wasm), RIG_CAPSULES "/%s/main.wasm", id);
@@ -272,25 +278,29 @@ static __attribute__((unused)) void rig_load(struct rig *r, const char *id)
 }
 
 /* rest of a manifest with one handler */
-#define RIG_ON(topic, action) "[subscribe]\n\"" topic "\" = { wit = \"opaque\", handler = \"" action "\" }\n" \
-                              "\"t.gate\" = \"opaque\"\n"
+#define RIG_ON(topic, action)                                                                      \
+    "[subscribe]\n\"" topic "\" = { wit = \"opaque\", handler = \"" action "\" }\n"                \
+    "\"t.gate\" = \"opaque\"\n"
 #define RIG_ON_AT(topic, action, priority)                                                         \
-    "[subscribe]\n\"" topic "\" = { wit = \"opaque\", handler = \"" action "\", priority = " priority " }\n" \
+    "[subscribe]\n\"" topic "\" = { wit = \"opaque\", handler = \"" action                         \
+    "\", priority = " priority " }\n"                                                              \
     "\"t.gate\" = \"opaque\"\n"
 
-static __attribute__((unused)) void rig_profile(struct rig *r, const char *principal, const char *text)
+static __attribute__((unused)) void rig_profile(struct rig *r, const char *principal,
+                                                const char *text)
 {
     rig_write(r, ast_str_c(text), AST_HOME_PROFILES "/%s.toml", principal);
     ast_policy_invalidate(r->policy, ast_str_c(principal));
 }
 
-/* --- Events -------------------------------------------------------------------------------------- */
+/* --- Events ----------------------------------------------------------------------------------- */
 
 static void rig_publish(struct rig *r, const char *topic, const char *principal, const char *json)
 {
     struct ast_err err = AST_ERR_INIT;
     struct ast_msg *msg = NULL;
-    const struct ast_msg_spec spec = { .topic = ast_str_c(topic), .principal = ast_str_c(principal) };
+    const struct ast_msg_spec spec = { .topic = ast_str_c(topic),
+                                       .principal = ast_str_c(principal) };
     rig_check(ast_msg_from_json(&spec, ast_str_c(json), &msg, &err), &err);
     (void)ast_bus_publish(r->bus, msg);
 }
@@ -304,8 +314,10 @@ static struct ast_msg *rig_nth(struct rig *r, const char *topic, size_t nth)
     return NULL;
 }
 
-/* Waits for it; fails the test after ten seconds (a liveness bound, not a measure). Borrowed until rig_close(). */
-static __attribute__((unused)) struct ast_msg *rig_await(struct rig *r, const char *topic, size_t nth)
+/* Waits for it; fails the test after ten seconds (a liveness bound, not a measure). Borrowed
+ * until rig_close(). */
+static __attribute__((unused)) struct ast_msg *rig_await(struct rig *r, const char *topic,
+                                                         size_t nth)
 {
     struct timespec until;
     struct ast_msg *msg;

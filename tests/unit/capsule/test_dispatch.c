@@ -17,7 +17,7 @@ static uint64_t outcomes(const char *id, const char *outcome)
     return ast_metric_value(ast_metric_cell(AST_METRIC_DISPATCH_OUTCOMES, labels, 2));
 }
 
-/* --- Matching ------------------------------------------------------------------------------------ */
+/* --- Matching --------------------------------------------------------------------------------- */
 
 static void c04_02_a_wildcard_handler_fires_for_one_segment_only(void **state)
 {
@@ -58,7 +58,9 @@ static void c04_39_a_lifecycle_event_reaches_its_handler_as_default_without_call
     rig_install(&r, "life", RIG_ON("astrid.v1.lifecycle.kernel_shutdown", "see"), RIG_HANDLER);
     rig_load(&r, "life");
 
-    rig_check(ast_event_new(AST_EVENT_kernel_shutdown, "kernel", AST_STR("\"reason\":\"signal\""), &event, &err), &err);
+    rig_check(ast_event_new(AST_EVENT_kernel_shutdown, "kernel", AST_STR("\"reason\":\"signal\""),
+                            &event, &err),
+              &err);
     (void)ast_bus_publish(r.bus, event);
     struct ast_msg *out = rig_await(&r, "t.out.see", 0);
     assert_str(out->principal, "default");
@@ -69,7 +71,9 @@ static void c04_39_a_lifecycle_event_reaches_its_handler_as_default_without_call
 
 static void c04_38_the_payload_is_the_bare_object(void **state)
 {
-    static const struct { const char *json, *seen; } cases[] = {
+    static const struct {
+        const char *json, *seen;
+    } cases[] = {
         { "{}", "{}" },
         { "{\"b\":1,\"a\":2}", "{\"a\":2,\"b\":1}" },
         { "{\"type\":\"custom\",\"data\":{\"x\":1}}", "{\"x\":1}" },
@@ -108,7 +112,7 @@ static void an_event_before_the_load_is_not_replayed(void **state)
     rig_close(&r);
 }
 
-/* --- Order, limits, isolation --------------------------------------------------------------------- */
+/* --- Order, limits, isolation ----------------------------------------------------------------- */
 
 static void c04_30_sixty_four_wait_one_runs_the_next_is_dropped_and_order_holds(void **state)
 {
@@ -141,8 +145,9 @@ static void c04_31_a_blocked_principal_does_not_delay_another(void **state)
 {
     struct rig r;
     rig_open(&r, NULL);
-    rig_install(&r, "wide", "[subscribe]\n\"t.slow\" = { wit = \"opaque\", handler = \"wait\" }\n"
-                            "\"t.fast\" = { wit = \"opaque\", handler = \"see\" }\n\"t.gate\" = \"opaque\"\n",
+    rig_install(&r, "wide",
+                "[subscribe]\n\"t.slow\" = { wit = \"opaque\", handler = \"wait\" }\n"
+                "\"t.fast\" = { wit = \"opaque\", handler = \"see\" }\n\"t.gate\" = \"opaque\"\n",
                 RIG_HANDLER);
     rig_load(&r, "wide");
     rig_publish(&r, "t.slow", "alice", "{}");
@@ -187,18 +192,20 @@ static void c04_40_what_a_handler_publishes_carries_its_principal_whatever_it_re
 {
     struct rig r;
     rig_open(&r, NULL);
-    rig_install(&r, "ctx", "[subscribe]\n\"t.in\" = { wit = \"opaque\", handler = \"wait\" }\n\"t.gate\" = \"opaque\"\n",
-                /* publishes once more after recv */
-                "(module " RIG_IMPORTS RIG_FRAME
-                "(func (export \"astrid-hook-trigger\") (param $ap i32) (param $al i32) (param $pp i32) (param $pl i32)"
-                "  (result i32)"
-                "  (memory.copy (i32.const 1030) (local.get $ap) (local.get $al))"
-                "  (call $subscribe (i32.const 2000) (i32.const 6) (i32.const 5200))"
-                "  (call $publish (i32.const 1024) (i32.const 10) (local.get $pp) (local.get $pl) (i32.const 5000))"
-                "  (call $recv (i32.load (i32.const 5204)) (i64.const 60000) (i32.const 5304))"
-                "  (call $publish (i32.const 1024) (i32.const 10) (local.get $pp) (local.get $pl) (i32.const 5000))"
-                "  (i32.store (i32.const 2048) (i32.const 2100)) (i32.store (i32.const 2052) (i32.const 8))"
-                "  (i32.store8 (i32.const 2056) (i32.const 0)) (i32.const 2048)))");
+    rig_install(
+        &r, "ctx",
+        "[subscribe]\n\"t.in\" = { wit = \"opaque\", handler = \"wait\" }\n\"t.gate\" = \"opaque\"\n",
+        /* publishes once more after recv */
+        "(module " RIG_IMPORTS RIG_FRAME
+        "(func (export \"astrid-hook-trigger\") (param $ap i32) (param $al i32) (param $pp i32) (param $pl i32)"
+        "  (result i32)"
+        "  (memory.copy (i32.const 1030) (local.get $ap) (local.get $al))"
+        "  (call $subscribe (i32.const 2000) (i32.const 6) (i32.const 5200))"
+        "  (call $publish (i32.const 1024) (i32.const 10) (local.get $pp) (local.get $pl) (i32.const 5000))"
+        "  (call $recv (i32.load (i32.const 5204)) (i64.const 60000) (i32.const 5304))"
+        "  (call $publish (i32.const 1024) (i32.const 10) (local.get $pp) (local.get $pl) (i32.const 5000))"
+        "  (i32.store (i32.const 2048) (i32.const 2100)) (i32.store (i32.const 2052) (i32.const 8))"
+        "  (i32.store8 (i32.const 2056) (i32.const 0)) (i32.const 2048)))");
     rig_load(&r, "ctx");
     rig_publish(&r, "t.in", "alice", "{}");
     assert_str(rig_await(&r, "t.out.wait", 0)->principal, "alice");
@@ -223,21 +230,32 @@ static void c04_56_a_foreign_principal_creates_no_directory(void **state)
     rig_close(&r);
 }
 
-/* --- Chains --------------------------------------------------------------------------------------- */
+/* --- Chains ----------------------------------------------------------------------------------- */
 
 static void c04_35_a_chain_runs_in_priority_order_and_deny_abort_and_final_stop_it(void **state)
 {
-    static const struct { const char *first; bool third; const char *payload; } cases[] = {
-        { "xa", true, "{\"in\":1}" },  { "ma", true, "{\"m\":1}" }, { "ea", true, "{\"in\":1}" },
-        { "da", false, NULL },         { "Da", false, NULL },       { "aa", false, NULL },
-        { "fa", false, NULL },         { "ta", true, "{\"in\":1}" }, /* c04_36: a crash does not stop it */
-        { "ua", true, "{\"m\":1}" },                                 /* c04_37: unknown words continue */
-    };
+    static const struct {
+        const char *first;
+        bool third;
+        const char *payload;
+    } cases
+        [] = {
+            { "xa", true, "{\"in\":1}" },
+            { "ma", true, "{\"m\":1}" },
+            { "ea", true, "{\"in\":1}" },
+            { "da", false, NULL },
+            { "Da", false, NULL },
+            { "aa", false, NULL },
+            { "fa", false, NULL },
+            { "ta", true, "{\"in\":1}" }, /* c04_36: a crash does not stop it */
+            { "ua", true, "{\"m\":1}" },  /* c04_37: unknown words continue */
+        };
     for (size_t k = 0; k < AST_ARRAY_LEN(cases); k++) {
         struct rig r;
         char rest[256], topic[32];
         rig_open(&r, NULL);
-        snprintf(rest, sizeof rest, "[subscribe]\n\"t.in\" = { wit = \"opaque\", handler = \"%s\", priority = 50 }\n",
+        snprintf(rest, sizeof rest,
+                 "[subscribe]\n\"t.in\" = { wit = \"opaque\", handler = \"%s\", priority = 50 }\n",
                  cases[k].first);
         rig_install(&r, "second", rest, RIG_HANDLER);
         rig_install(&r, "third", RIG_ON_AT("t.in", "see", "100"), RIG_HANDLER);
@@ -257,7 +275,8 @@ static void c04_35_a_chain_runs_in_priority_order_and_deny_abort_and_final_stop_
         } else {
             rig_until(rig_row(&r, "second").calls == 1);
         }
-        /* A second event goes through the same mailboxes behind the first: the first chain is over. */
+        /* A second event goes through the same mailboxes behind the first: the first chain is
+         * over. */
         rig_publish(&r, "t.in", "alice", "{\"again\":1}");
         (void)rig_await(&r, topic, 1);
         assert_int_equal(rig_count(&r, "t.out.see") > 0, cases[k].third);
@@ -344,7 +363,7 @@ static void a_chain_backlog_is_bounded(void **state)
     rig_close(&r);
 }
 
-/* --- Who may ---------------------------------------------------------------------------------------- */
+/* --- Who may ---------------------------------------------------------------------------------- */
 
 static void c04_44_a_disabled_principal_calls_no_guest_and_a_running_call_goes_on(void **state)
 {
@@ -358,7 +377,7 @@ static void c04_44_a_disabled_principal_calls_no_guest_and_a_running_call_goes_o
     uint64_t errors = outcomes("gate", "error");
     rig_publish(&r, "t.in", "alice", "{\"i\":2}");
     assert_int_equal(rig_row(&r, "gate").traps, 0);
-    rig_publish(&r, "t.gate", "alice", "{}"); /* the first call ends by itself */
+    rig_publish(&r, "t.gate", "alice", "{}");           /* the first call ends by itself */
     rig_until(outcomes("gate", "error") == errors + 1); /* c05_52: the second is refused */
     assert_int_equal(rig_count(&r, "t.out.wait"), 1);
     rig_profile(&r, "alice", "profile_version = 1\nenabled = true\n");
@@ -384,16 +403,16 @@ static void c04_45_a_malformed_profile_denies_its_principal_alone(void **state)
 }
 
 /* Burns some hundred thousand units of fuel before it publishes. */
-#define BURNER                                                                                     \
-    "(module " RIG_IMPORTS RIG_FRAME                                                               \
+#define BURNER                                                                                               \
+    "(module " RIG_IMPORTS RIG_FRAME                                                                         \
     "(func (export \"astrid-hook-trigger\") (param $ap i32) (param $al i32) (param $pp i32) (param $pl i32)" \
-    "  (result i32) (local $i i32)"                                                                \
-    "  (loop $l (local.set $i (i32.add (local.get $i) (i32.const 1)))"                             \
-    "    (br_if $l (i32.lt_u (local.get $i) (i32.const 100000))))"                                 \
-    "  (memory.copy (i32.const 1030) (local.get $ap) (local.get $al))"                             \
-    "  (call $publish (i32.const 1024) (i32.add (local.get $al) (i32.const 6))"                    \
-    "    (local.get $pp) (local.get $pl) (i32.const 5000))"                                        \
-    "  (i32.store (i32.const 2048) (i32.const 2100)) (i32.store (i32.const 2052) (i32.const 8))"   \
+    "  (result i32) (local $i i32)"                                                                          \
+    "  (loop $l (local.set $i (i32.add (local.get $i) (i32.const 1)))"                                       \
+    "    (br_if $l (i32.lt_u (local.get $i) (i32.const 100000))))"                                           \
+    "  (memory.copy (i32.const 1030) (local.get $ap) (local.get $al))"                                       \
+    "  (call $publish (i32.const 1024) (i32.add (local.get $al) (i32.const 6))"                              \
+    "    (local.get $pp) (local.get $pl) (i32.const 5000))"                                                  \
+    "  (i32.store (i32.const 2048) (i32.const 2100)) (i32.store (i32.const 2052) (i32.const 8))"             \
     "  (i32.store8 (i32.const 2056) (i32.const 0)) (i32.const 2048)))"
 
 static void c04_46_a_principal_over_its_rate_is_denied_which_stops_chains_and_recovers(void **state)
@@ -408,14 +427,16 @@ static void c04_46_a_principal_over_its_rate_is_denied_which_stops_chains_and_re
     uint64_t denied = outcomes("burner", "deny");
     rig_publish(&r, "t.in", "alice", "{}");
     (void)rig_await(&r, "t.out.burn", 0);
-    rig_until(outcomes("after", "deny") > 0); /* c05_52: the second step is over the budget already */
+    rig_until(outcomes("after", "deny") >
+              0); /* c05_52: the second step is over the budget already */
     rig_publish(&r, "t.in", "alice", "{}");
     rig_until(outcomes("burner", "deny") == denied + 1);
     assert_int_equal(rig_count(&r, "t.out.see"), 0);
 
     /* c05_53: one who is exempt is never throttled. */
-    rig_profile(&r, "root", "profile_version = 1\ngrants = [\"system:resources:unbounded\"]\n[quotas]\n"
-                            "max_cpu_fuel_per_sec = 1000\n");
+    rig_profile(&r, "root",
+                "profile_version = 1\ngrants = [\"system:resources:unbounded\"]\n[quotas]\n"
+                "max_cpu_fuel_per_sec = 1000\n");
     for (size_t i = 0; i < 3; i++) {
         rig_publish(&r, "t.in", "root", "{}");
         (void)rig_await(&r, "t.out.see", i);
@@ -434,7 +455,7 @@ static void c04_46_a_principal_over_its_rate_is_denied_which_stops_chains_and_re
     rig_close(&r);
 }
 
-/* --- Isolation --------------------------------------------------------------------------------------- */
+/* --- Isolation -------------------------------------------------------------------------------- */
 
 static void c05_60_bad_guests_end_their_own_call_and_the_next_one_succeeds(void **state)
 {
@@ -443,8 +464,10 @@ static void c05_60_bad_guests_end_their_own_call_and_the_next_one_succeeds(void 
         struct rig r;
         char rest[256];
         rig_open(&r, &(struct rig_options){ .pool_max = 1 });
-        snprintf(rest, sizeof rest, "[subscribe]\n\"t.bad\" = { wit = \"opaque\", handler = \"%s\" }\n"
-                                    "\"t.good\" = { wit = \"opaque\", handler = \"see\" }\n", actions[k]);
+        snprintf(rest, sizeof rest,
+                 "[subscribe]\n\"t.bad\" = { wit = \"opaque\", handler = \"%s\" }\n"
+                 "\"t.good\" = { wit = \"opaque\", handler = \"see\" }\n",
+                 actions[k]);
         rig_install(&r, "moody", rest, RIG_HANDLER);
         rig_load(&r, "moody");
         rig_profile(&r, "alice", "profile_version = 1\n[quotas]\nmax_timeout_secs = 1\n");
@@ -489,7 +512,8 @@ static void c05_50_a_host_process_capsule_has_one_instance(void **state)
 {
     struct rig r;
     rig_open(&r, NULL);
-    rig_install(&r, "proc", RIG_ON("t.in", "wait") "[capabilities]\nhost_process = [\"git\"]\n", RIG_HANDLER);
+    rig_install(&r, "proc", RIG_ON("t.in", "wait") "[capabilities]\nhost_process = [\"git\"]\n",
+                RIG_HANDLER);
     rig_load(&r, "proc");
     rig_publish(&r, "t.in", "a", "{}");
     (void)rig_await(&r, "t.out.wait", 0);
@@ -504,7 +528,7 @@ static void c05_50_a_host_process_capsule_has_one_instance(void **state)
     rig_close(&r);
 }
 
-/* --- Mailboxes ------------------------------------------------------------------------------------ */
+/* --- Mailboxes -------------------------------------------------------------------------------- */
 
 static void c04_33_an_idle_mailbox_is_gone_and_the_next_event_is_delivered(void **state)
 {
@@ -512,7 +536,8 @@ static void c04_33_an_idle_mailbox_is_gone_and_the_next_event_is_delivered(void 
     rig_open(&r, NULL);
     rig_install(&r, "calm", RIG_ON("t.in", "see"), RIG_HANDLER);
     rig_load(&r, "calm");
-    for (size_t i = 0; i < 5; i++) { /* each time the mailbox is made anew: nothing is kept between */
+    for (size_t i = 0; i < 5;
+         i++) { /* each time the mailbox is made anew: nothing is kept between */
         rig_publish(&r, "t.in", "alice", "{}");
         (void)rig_await(&r, "t.out.see", i);
         rig_until(rig_row(&r, "calm").calls == i + 1);
@@ -532,7 +557,8 @@ int main(void)
         cmocka_unit_test(c04_30_sixty_four_wait_one_runs_the_next_is_dropped_and_order_holds),
         cmocka_unit_test(c04_31_a_blocked_principal_does_not_delay_another),
         cmocka_unit_test(c04_32_a_thousand_principals_get_a_thousand_calls),
-        cmocka_unit_test(c04_40_what_a_handler_publishes_carries_its_principal_whatever_it_receives),
+        cmocka_unit_test(
+            c04_40_what_a_handler_publishes_carries_its_principal_whatever_it_receives),
         cmocka_unit_test(c04_56_a_foreign_principal_creates_no_directory),
         cmocka_unit_test(c04_35_a_chain_runs_in_priority_order_and_deny_abort_and_final_stop_it),
         cmocka_unit_test(handlers_of_one_priority_are_independent),
@@ -541,7 +567,8 @@ int main(void)
         cmocka_unit_test(a_chain_backlog_is_bounded),
         cmocka_unit_test(c04_44_a_disabled_principal_calls_no_guest_and_a_running_call_goes_on),
         cmocka_unit_test(c04_45_a_malformed_profile_denies_its_principal_alone),
-        cmocka_unit_test(c04_46_a_principal_over_its_rate_is_denied_which_stops_chains_and_recovers),
+        cmocka_unit_test(
+            c04_46_a_principal_over_its_rate_is_denied_which_stops_chains_and_recovers),
         cmocka_unit_test(c05_60_bad_guests_end_their_own_call_and_the_next_one_succeeds),
         cmocka_unit_test(c05_49_n_calls_run_at_once_the_next_waits_and_idle_ones_shrink),
         cmocka_unit_test(c05_50_a_host_process_capsule_has_one_instance),

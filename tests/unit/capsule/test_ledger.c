@@ -11,9 +11,9 @@
 #include "base/time.h"
 #include "capsule/ledger_priv.h"
 
-#define ALICE AST_STR("alice")
+#define ALICE  AST_STR("alice")
 #define BUDGET UINT64_C(2000000000)
-#define SEC AST_NS_PER_SEC
+#define SEC    AST_NS_PER_SEC
 
 static const struct capsule_reservation none;
 
@@ -24,12 +24,13 @@ static bool is_exempt(void *arg, struct ast_str principal)
     return ast_str_is(principal, "root");
 }
 
-static bool admit(struct capsule_ledger *l, struct ast_str principal, uint64_t budget, int64_t now_ns,
-                  struct capsule_reservation *ret)
+static bool admit(struct capsule_ledger *l, struct ast_str principal, uint64_t budget,
+                  int64_t now_ns, struct capsule_reservation *ret)
 {
     unsigned asked = 0;
     struct capsule_reservation unused;
-    return capsule_ledger_admit(l, principal, budget, now_ns, is_exempt, &asked, ret ? ret : &unused);
+    return capsule_ledger_admit(l, principal, budget, now_ns, is_exempt, &asked,
+                                ret ? ret : &unused);
 }
 
 static struct capsule_ledger *open_ledger(void)
@@ -57,7 +58,7 @@ static void equality_admits_and_one_more_denies(void **state)
     assert_true(admit(l, ALICE, BUDGET, 11, &held));
     capsule_ledger_charge(l, ALICE, &held, 1, 12);
     assert_false(admit(l, ALICE, BUDGET, 13, NULL));
-    assert_true(admit(l, ALICE, 0, 13, NULL)); /* no budget, no limit */
+    assert_true(admit(l, ALICE, 0, 13, NULL));      /* no budget, no limit */
     assert_false(admit(l, ALICE, BUDGET, 5, NULL)); /* time that goes back is no time */
     assert_true(admit(l, ALICE, BUDGET, 10 + SEC, NULL));
     capsule_ledger_free(l);
@@ -84,11 +85,12 @@ static void calls_side_by_side_cannot_pass_the_budget_together(void **state)
     struct capsule_reservation a, b;
     capsule_ledger_charge(l, ALICE, &none, BUDGET * 6 / 10, 0); /* what a call usually burns */
     assert_true(admit(l, ALICE, BUDGET, SEC, &a));
-    assert_true(admit(l, ALICE, BUDGET, SEC, &b)); /* 0.6 expected: within */
-    assert_false(admit(l, ALICE, BUDGET, SEC, NULL)); /* 1.2 expected */
+    assert_true(admit(l, ALICE, BUDGET, SEC, &b));      /* 0.6 expected: within */
+    assert_false(admit(l, ALICE, BUDGET, SEC, NULL));   /* 1.2 expected */
     capsule_ledger_charge(l, ALICE, &a, 1000, SEC + 1); /* it burned nearly nothing */
     assert_true(admit(l, ALICE, BUDGET, SEC + 2, NULL));
-    assert_true(admit(l, ALICE, BUDGET, 3 * SEC, NULL)); /* a long call does not weigh on later windows */
+    assert_true(
+        admit(l, ALICE, BUDGET, 3 * SEC, NULL)); /* a long call does not weigh on later windows */
     capsule_ledger_charge(l, ALICE, &b, 1000, 3 * SEC + 1);
     capsule_ledger_free(l);
 }

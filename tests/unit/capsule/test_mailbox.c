@@ -1,4 +1,5 @@
-/* Mailboxes alone, with threads of our own as workers: order per principal, nothing lost, nothing left behind. */
+/* Mailboxes alone, with threads of our own as workers: order per principal, nothing lost,
+ * nothing left behind. */
 #include <pthread.h>
 #include <sched.h>
 #include <setjmp.h>
@@ -26,7 +27,7 @@ static struct capsule_seat *seat(const char *id)
     return s;
 }
 
-/* --- By hand: one thread, tasks run when the test says so ------------------------------------------- */
+/* --- By hand: one thread, tasks run when the test says so ------------------------------------- */
 
 struct hand {
     struct mailboxes boxes;
@@ -65,13 +66,14 @@ static struct mailbox *hand_take(struct hand *h)
     return m;
 }
 
-static enum mailbox_put put(struct hand *h, struct capsule_seat *s, const char *principal, uintptr_t n,
-                            enum mailbox_put_kind kind, struct mailbox_chain *chain)
+static enum mailbox_put put(struct hand *h, struct capsule_seat *s, const char *principal,
+                            uintptr_t n, enum mailbox_put_kind kind, struct mailbox_chain *chain)
 {
     bool degraded;
     struct mailbox_item item = number(n);
     item.chain = chain;
-    enum mailbox_put result = mailboxes_put(&h->boxes, s, ast_str_c(principal), &item, kind, &degraded);
+    enum mailbox_put result =
+        mailboxes_put(&h->boxes, s, ast_str_c(principal), &item, kind, &degraded);
     assert_false(degraded);
     return result;
 }
@@ -81,14 +83,16 @@ static void c04_30_the_bound_is_sixty_four_waiting_and_one_running(void **state)
     struct hand h = { 0 };
     struct capsule_seat *s = seat("a");
     mailboxes_init(&h.boxes, hand_post, hand_run, &h);
-    for (int started = 0; started < 2; started++) { /* the first may wait for a worker or run already */
+    for (int started = 0; started < 2;
+         started++) { /* the first may wait for a worker or run already */
         assert_int_equal(put(&h, s, "p", 0, MAILBOX_SINGLE, NULL), MAILBOX_QUEUED);
         if (started)
             hand_step(&h);
         for (uintptr_t i = 1; i <= 64; i++)
             assert_int_equal(put(&h, s, "p", i, MAILBOX_SINGLE, NULL), MAILBOX_QUEUED);
         assert_int_equal(put(&h, s, "p", 99, MAILBOX_SINGLE, NULL), MAILBOX_FULL);
-        assert_int_equal(put(&h, s, "q", 7, MAILBOX_SINGLE, NULL), MAILBOX_QUEUED); /* another's room */
+        assert_int_equal(put(&h, s, "q", 7, MAILBOX_SINGLE, NULL),
+                         MAILBOX_QUEUED); /* another's room */
         for (uintptr_t i = 0; i <= 64; i++) {
             if (!h.running_n)
                 hand_step(&h);
@@ -132,7 +136,8 @@ static void a_chain_holds_its_home_and_counts_against_it(void **state)
         h.n = 0; /* b's turn comes later */
     }
     assert_int_equal(put(&h, a, "p", 1, MAILBOX_CHAIN_START, &one_more), MAILBOX_FULL);
-    assert_int_equal(put(&h, a, "p", 1, MAILBOX_SINGLE, NULL), MAILBOX_QUEUED); /* singles have room */
+    assert_int_equal(put(&h, a, "p", 1, MAILBOX_SINGLE, NULL),
+                     MAILBOX_QUEUED); /* singles have room */
     assert_non_null(b_task);
     h.tasks[h.n++] = b_task;
     while (h.n) {
@@ -161,7 +166,9 @@ static void the_ten_thousand_and_first_principal_shares_the_system_mailbox(void 
         struct mailbox_item item = number(i);
         snprintf(name, sizeof name, "p%u", i);
         h.n = 0;
-        assert_int_equal(mailboxes_put(&h.boxes, s, ast_str_c(name), &item, MAILBOX_SINGLE, &degraded), MAILBOX_QUEUED);
+        assert_int_equal(
+            mailboxes_put(&h.boxes, s, ast_str_c(name), &item, MAILBOX_SINGLE, &degraded),
+            MAILBOX_QUEUED);
         assert_int_equal(degraded, i >= MAILBOX_PER_CAPSULE);
         tasks[i] = h.n ? h.tasks[0] : NULL; /* the second degraded one joins the first */
         assert_int_equal(!tasks[i], i == MAILBOX_PER_CAPSULE + 1);
@@ -169,7 +176,8 @@ static void the_ten_thousand_and_first_principal_shares_the_system_mailbox(void 
     assert_int_equal(atomic_load(&s->mailboxes), MAILBOX_PER_CAPSULE);
     h.n = 0;
     struct mailbox_item item = number(1);
-    assert_int_equal(mailboxes_put(&h.boxes, other, AST_STR("q"), &item, MAILBOX_SINGLE, &degraded), MAILBOX_QUEUED);
+    assert_int_equal(mailboxes_put(&h.boxes, other, AST_STR("q"), &item, MAILBOX_SINGLE, &degraded),
+                     MAILBOX_QUEUED);
     assert_false(degraded); /* the cap is per capsule */
     for (unsigned i = 0; i < MAILBOX_PER_CAPSULE + 2; i++) {
         if (!tasks[i])
@@ -188,7 +196,7 @@ static void the_ten_thousand_and_first_principal_shares_the_system_mailbox(void 
     seat_free(other);
 }
 
-/* --- With threads: the model is a counter per (seat, principal) ------------------------------------- */
+/* --- With threads: the model is a counter per (seat, principal) ------------------------------- */
 
 enum { WORKERS = 3, PUBLISHERS = 4, SEATS = 2, PRINCIPALS = 40, EACH = 3000 };
 
@@ -199,7 +207,8 @@ struct pool {
     struct ast_task *first, *last;
     bool stop;
     struct capsule_seat *seats[SEATS];
-    /* Per publisher, seat and principal: the last number that ran. Written inside the mailbox's turn only. */
+    /* Per publisher, seat and principal: the last number that ran. Written inside the mailbox's
+     * turn only. */
     uintptr_t seen[PUBLISHERS][SEATS][PRINCIPALS];
     atomic_int inside[SEATS][PRINCIPALS];
     atomic_ulong ran, refused, accepted;
@@ -239,7 +248,8 @@ static void *pool_worker(void *arg)
 static void finish(struct mailbox *m)
 {
     struct pool *p = m->table->arg;
-    unsigned principal = (unsigned)strtoul(m->principal.name + 1, NULL, 10), at = m->seat == p->seats[1];
+    unsigned principal = (unsigned)strtoul(m->principal.name + 1, NULL, 10),
+             at = m->seat == p->seats[1];
     atomic_fetch_sub(&p->inside[at][principal], 1);
     atomic_fetch_add(&p->ran, 1);
     mailbox_next(m);
@@ -248,7 +258,8 @@ static void finish(struct mailbox *m)
 static void pool_run(struct mailbox *m)
 {
     struct pool *p = m->table->arg;
-    unsigned principal = (unsigned)strtoul(m->principal.name + 1, NULL, 10), at = m->seat == p->seats[1];
+    unsigned principal = (unsigned)strtoul(m->principal.name + 1, NULL, 10),
+             at = m->seat == p->seats[1];
     uintptr_t n = (uintptr_t)m->current.msg, who = n % PUBLISHERS;
     if (atomic_fetch_add(&p->inside[at][principal], 1) != 0)
         abort(); /* two at once */
@@ -276,7 +287,8 @@ static void *publish(void *arg)
         unsigned seat_at = (unsigned)(i / 3 + me->who) % SEATS;
         snprintf(name, sizeof name, "p%u", (unsigned)(i * 31 + me->who) % PRINCIPALS);
         struct mailbox_item item = number(i * PUBLISHERS + me->who);
-        enum mailbox_put r = mailboxes_put(&p->boxes, p->seats[seat_at], ast_str_c(name), &item, MAILBOX_SINGLE, &degraded);
+        enum mailbox_put r = mailboxes_put(&p->boxes, p->seats[seat_at], ast_str_c(name), &item,
+                                           MAILBOX_SINGLE, &degraded);
         atomic_fetch_add(r == MAILBOX_QUEUED ? &p->accepted : &p->refused, 1);
         if (i % 64 == 0)
             sched_yield(); /* lets mailboxes run empty and disappear */

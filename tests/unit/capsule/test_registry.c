@@ -34,7 +34,7 @@ static const char *config(struct rig *r, const char *id, const char *key)
     return NULL;
 }
 
-/* --- Integrity ------------------------------------------------------------------------------------- */
+/* --- Integrity -------------------------------------------------------------------------------- */
 
 static void c05_01_a_binary_with_another_hash_does_not_load_and_both_hashes_are_named(void **state)
 {
@@ -42,14 +42,19 @@ static void c05_01_a_binary_with_another_hash_does_not_load_and_both_hashes_are_
     struct ast_err err;
     rig_open(&r, NULL);
     rig_install(&r, "odd", RIG_ON("t.in", "see"), RIG_HANDLER);
-    rig_write(&r, AST_STR("{\"version\":\"1.0.0\",\"wasm_hash\":\"00ff\"}"), RIG_CAPSULES "/odd/meta.json");
+    rig_write(&r, AST_STR("{\"version\":\"1.0.0\",\"wasm_hash\":\"00ff\"}"),
+              RIG_CAPSULES "/odd/meta.json");
     assert_int_not_equal(try_load(&r, "odd", &err), AST_OK);
-    assert_non_null(strstr(err.msg, "Unsupported entry point: WASM integrity check failed: expected BLAKE3 00ff, got "));
+    assert_non_null(
+        strstr(err.msg,
+               "Unsupported entry point: WASM integrity check failed: expected BLAKE3 00ff, got "));
     assert_non_null(strstr(err.msg, ". The binary may have been tampered with."));
     assert_true(rig_row(&r, "odd").failed);
     assert_null(rig_row(&r, "odd").env);
     struct ast_msg *m = rig_await(&r, "astrid.v1.lifecycle.capsule_failed", 0);
-    assert_true(ast_str_find(m->body, AST_STR("\"capsule_id\":\"odd\",\"error\":\"Unsupported entry")) != AST_STR_NPOS);
+    assert_true(
+        ast_str_find(m->body, AST_STR("\"capsule_id\":\"odd\",\"error\":\"Unsupported entry")) !=
+        AST_STR_NPOS);
     rig_close(&r);
 }
 
@@ -59,9 +64,11 @@ static void the_manifests_own_hash_counts_too(void **state)
     struct ast_err err;
     rig_open(&r, NULL);
     rig_install(&r, "odd", "", RIG_HANDLER);
-    rig_write(&r, AST_STR("[package]\nname = \"odd\"\nversion = \"1.0.0\"\n[[component]]\nid = \"main\"\n"
-                          "file = \"main.wasm\"\nhash = \"00ff\"\n"),
-              RIG_CAPSULES "/odd/Capsule.toml");
+    rig_write(
+        &r,
+        AST_STR("[package]\nname = \"odd\"\nversion = \"1.0.0\"\n[[component]]\nid = \"main\"\n"
+                "file = \"main.wasm\"\nhash = \"00ff\"\n"),
+        RIG_CAPSULES "/odd/Capsule.toml");
     assert_int_not_equal(try_load(&r, "odd", &err), AST_OK);
     assert_non_null(strstr(err.msg, "expected BLAKE3 00ff"));
     rig_close(&r);
@@ -83,10 +90,11 @@ static void c05_02_a_capsule_without_hash_does_not_load(void **state)
             assert_int_equal(remove(path), 0);
         }
         assert_int_not_equal(try_load(&r, "bare", &err), AST_OK);
-        assert_string_equal(err.msg,
-                            "Unsupported entry point: WASM capsule 'bare' has no BLAKE3 hash in meta.json. Capsules must be "
-                            "installed via `astrid capsule install` which records the hash. Refusing to load unverified "
-                            "binary.");
+        assert_string_equal(
+            err.msg,
+            "Unsupported entry point: WASM capsule 'bare' has no BLAKE3 hash in meta.json. Capsules must be "
+            "installed via `astrid capsule install` which records the hash. Refusing to load unverified "
+            "binary.");
         rig_close(&r);
     }
 }
@@ -122,15 +130,17 @@ static void c05_04_an_unknown_import_is_refused_by_name(void **state)
     struct rig r;
     struct ast_err err;
     rig_open(&r, NULL);
-    rig_install(&r, "wasi", "",
-                "(module (import \"wasi:io/streams@0.2.0\" \"drop\" (func)) (memory (export \"memory\") 1))");
+    rig_install(
+        &r, "wasi", "",
+        "(module (import \"wasi:io/streams@0.2.0\" \"drop\" (func)) (memory (export \"memory\") 1))");
     assert_int_not_equal(try_load(&r, "wasi", &err), AST_OK);
-    assert_non_null(strstr(err.msg, "Unsupported entry point: Failed to pre-instantiate WASM component"));
+    assert_non_null(
+        strstr(err.msg, "Unsupported entry point: Failed to pre-instantiate WASM component"));
     assert_non_null(strstr(err.msg, "wasi:io/streams@0.2.0"));
     rig_close(&r);
 }
 
-/* --- Run loops -------------------------------------------------------------------------------------- */
+/* --- Run loops -------------------------------------------------------------------------------- */
 
 #define SERVE                                                                                      \
     "(call $subscribe (i32.const 2000) (i32.const 6) (i32.const 5200)) (call $ready)"              \
@@ -141,10 +151,11 @@ static void c05_07_merged_stubs_are_no_entry_points(void **state)
 {
     struct rig r;
     rig_open(&r, NULL);
-    rig_install(&r, "stubs", RIG_ON("t.in", "see"),
-                "(module " RIG_IMPORTS RIG_FRAME RIG_HOOK
-                "(func $stub) (export \"run\" (func $stub)) (export \"astrid-install\" (func $stub))"
-                "(export \"astrid-upgrade\" (func $stub)))");
+    rig_install(
+        &r, "stubs", RIG_ON("t.in", "see"),
+        "(module " RIG_IMPORTS RIG_FRAME RIG_HOOK
+        "(func $stub) (export \"run\" (func $stub)) (export \"astrid-install\" (func $stub))"
+        "(export \"astrid-upgrade\" (func $stub)))");
     rig_load(&r, "stubs");
     assert_false(rig_row(&r, "stubs").is_run_loop);
     rig_publish(&r, "t.in", "alice", "{}");
@@ -179,12 +190,14 @@ static void c04_54_too_many_handlers_on_a_run_loop_are_refused(void **state)
     rig_open(&r, NULL);
     for (int i = 0; i < 65; i++) {
         size_t n = strlen(rest);
-        snprintf(rest + n, sizeof rest - n, "\"t.in.x%d\" = { wit = \"opaque\", handler = \"h\" }\n", i);
+        snprintf(rest + n, sizeof rest - n,
+                 "\"t.in.x%d\" = { wit = \"opaque\", handler = \"h\" }\n", i);
     }
     rig_install(&r, "many", rest, RIG_LOOP(SERVE));
     assert_int_not_equal(try_load(&r, "many", &err), AST_OK);
-    assert_string_equal(err.msg, "Unsupported entry point: Capsule 'many' declares 65 interceptors, exceeding the "
-                                 "auto-subscribe limit (64)");
+    assert_string_equal(
+        err.msg, "Unsupported entry point: Capsule 'many' declares 65 interceptors, exceeding the "
+                 "auto-subscribe limit (64)");
     rig_close(&r);
 }
 
@@ -194,9 +207,11 @@ static void c05_58_a_silent_loop_delays_its_group_by_half_a_second(void **state)
     rig_open(&r, NULL);
     const char *const names[] = { "silent-a", "silent-b", "silent-c" };
     for (size_t i = 0; i < AST_ARRAY_LEN(names); i++)
-        rig_install(&r, names[i], GATE,
-                    RIG_LOOP("(call $subscribe (i32.const 2000) (i32.const 6) (i32.const 5200))"
-                             "(call $recv (i32.load (i32.const 5204)) (i64.const 60000) (i32.const 5304))"));
+        rig_install(
+            &r, names[i], GATE,
+            RIG_LOOP(
+                "(call $subscribe (i32.const 2000) (i32.const 6) (i32.const 5200))"
+                "(call $recv (i32.load (i32.const 5204)) (i64.const 60000) (i32.const 5304))"));
     int64_t start = ast_mono_ns();
     load_all(&r);
     int64_t took = ast_mono_ns() - start;
@@ -211,9 +226,10 @@ static void c05_57_a_loop_that_returns_is_reported_and_restarted_with_a_new_uuid
     struct rig r;
     rig_open(&r, NULL);
     /* Serves one message, then returns. */
-    rig_install(&r, "brief", GATE,
-                RIG_LOOP("(call $subscribe (i32.const 2000) (i32.const 6) (i32.const 5200)) (call $ready)"
-                         "(call $recv (i32.load (i32.const 5204)) (i64.const 60000) (i32.const 5304))"));
+    rig_install(
+        &r, "brief", GATE,
+        RIG_LOOP("(call $subscribe (i32.const 2000) (i32.const 6) (i32.const 5200)) (call $ready)"
+                 "(call $recv (i32.load (i32.const 5204)) (i64.const 60000) (i32.const 5304))"));
     rig_load(&r, "brief");
     struct ast_uuid before = rig_row(&r, "brief").env->uuid;
     ast_capsules_probe(r.capsules, 0);
@@ -271,9 +287,10 @@ static void a_restart_that_cannot_load_is_tried_again_from_its_directory(void **
     struct rig r;
     char wasm[512], away[520];
     rig_open(&r, NULL);
-    rig_install(&r, "hurt", GATE,
-                RIG_LOOP("(call $subscribe (i32.const 2000) (i32.const 6) (i32.const 5200)) (call $ready)"
-                         "(call $recv (i32.load (i32.const 5204)) (i64.const 60000) (i32.const 5304))"));
+    rig_install(
+        &r, "hurt", GATE,
+        RIG_LOOP("(call $subscribe (i32.const 2000) (i32.const 6) (i32.const 5200)) (call $ready)"
+                 "(call $recv (i32.load (i32.const 5204)) (i64.const 60000) (i32.const 5304))"));
     rig_load(&r, "hurt");
     snprintf(wasm, sizeof wasm, "%s/" RIG_CAPSULES "/hurt/main.wasm", r.home.root);
     snprintf(away, sizeof away, "%s.away", wasm);
@@ -309,11 +326,12 @@ static void c05_56_a_bounded_loop_that_never_waits_is_ended_after_three_windows(
     assert_true(ast_mono_ns() - start >= 3 * SEC - 100 * AST_NS_PER_MS);
     assert_false(rig_row(&r, "waits").failed);
     assert_int_equal(rig_row(&r, "spins").traps, 1);
-    assert_true(ast_capsules_fuel_total(r.capsules, AST_STR("default")) > 1000000); /* charged to the owner */
+    assert_true(ast_capsules_fuel_total(r.capsules, AST_STR("default")) >
+                1000000); /* charged to the owner */
     rig_close(&r);
 }
 
-/* --- Passes ------------------------------------------------------------------------------------------ */
+/* --- Passes ----------------------------------------------------------------------------------- */
 
 static void c04_50_capsules_loaded_ends_every_pass_and_names_the_loaded_ones(void **state)
 {
@@ -328,7 +346,8 @@ static void c04_50_capsules_loaded_ends_every_pass_and_names_the_loaded_ones(voi
     assert_int_equal(m->principal.n, 0);
     load_all(&r);
     (void)rig_await(&r, "astrid.v1.capsules_loaded", 1);
-    assert_int_equal(rig_count(&r, "astrid.v1.lifecycle.capsule_loaded"), 2); /* nothing changed: nothing loaded */
+    assert_int_equal(rig_count(&r, "astrid.v1.lifecycle.capsule_loaded"),
+                     2); /* nothing changed: nothing loaded */
     rig_close(&r);
 }
 
@@ -372,7 +391,8 @@ static void waiters_of_a_busy_pool_move_to_the_new_load(void **state)
     rig_until(rig_row(&r, "swap").pool.waiting == 1);
     rig_install(&r, "swap", RIG_ON("t.in", "wait"), RIG_HANDLER_2);
     load_all(&r);
-    struct ast_msg *moved = rig_await(&r, "t.out.wait", 1); /* while alice's call still waits on the old one */
+    struct ast_msg *moved =
+        rig_await(&r, "t.out.wait", 1); /* while alice's call still waits on the old one */
     assert_str(moved->principal, "bob");
     struct ast_uuid after = rig_row(&r, "swap").env->uuid;
     assert_true(ast_uuid_eq(&moved->source_id, &after));
@@ -411,7 +431,8 @@ static void a_removed_capsule_does_not_survive_a_pass_and_its_calls_are_cancelle
     assert_int_equal(ast_fs_remove_tree(rig_dir(&r, "gone", dir), NULL), AST_OK);
     load_all(&r);
     (void)rig_await(&r, "astrid.v1.lifecycle.capsule_unloaded", 0);
-    assert_str(rig_await(&r, "astrid.v1.capsules_loaded", 1)->body, "{\"capsule_ids\":[],\"status\":\"ready\"}");
+    assert_str(rig_await(&r, "astrid.v1.capsules_loaded", 1)->body,
+               "{\"capsule_ids\":[],\"status\":\"ready\"}");
     assert_false(r.host.capsule_holds(r.host.capsule_holds_arg, &uuid, AST_STR("uplink")));
     assert_int_equal(ast_capsules_unload(r.capsules, AST_STR("gone"), &err), AST_E_NOT_FOUND);
     rig_publish(&r, "t.in", "alice", "{}");
@@ -432,8 +453,9 @@ static void a_second_capsule_in_one_role_is_refused_but_a_guard_is_welcome(void 
     assert_true(ast_capsules_serve(r.capsules, AST_STR("user.v1.prompt")));
     assert_false(ast_capsules_serve(r.capsules, AST_STR("user.v1.other")));
     assert_int_equal(try_load(&r, "other", &err), AST_E_EXISTS);
-    assert_string_equal(err.msg, "Unsupported entry point: capsule 'other' handles 'user.v1.prompt', which capsule "
-                                 "'react' already serves; remove one of them");
+    assert_string_equal(
+        err.msg, "Unsupported entry point: capsule 'other' handles 'user.v1.prompt', which capsule "
+                 "'react' already serves; remove one of them");
     rig_close(&r);
 
     rig_open(&r, &(struct rig_options){ .allow_duplicate_roles = true });
@@ -458,7 +480,7 @@ static void capabilities_are_found_by_uuid(void **state)
     rig_close(&r);
 }
 
-/* --- Configuration ------------------------------------------------------------------------------------- */
+/* --- Configuration ---------------------------------------------------------------------------- */
 
 #define ENV                                                                                        \
     "[env.ASTRID_SOCKET_PATH]\ntype = \"text\"\ndefault = \"/evil\"\n"                             \
@@ -497,12 +519,13 @@ static void defaults_hold_and_onboarding_asks_for_the_rest(void **state)
     assert_string_equal(config(&r, "conf", "region"), ""); /* a choice is always asked for */
     struct ast_msg *m = rig_await(&r, "astrid.v1.onboarding.required", 0);
     assert_int_equal(m->kind, AST_PAYLOAD_ONBOARDING_REQUIRED);
-    assert_str(m->body,
-               "{\"type\":\"onboarding_required\",\"capsule_id\":\"conf\",\"fields\":["
-               "{\"key\":\"API_KEY\",\"prompt\":\"Please enter value for API_KEY\",\"field_type\":\"Secret\","
-               "\"placeholder\":\"sk-...\"},"
-               "{\"key\":\"region\",\"prompt\":\"Please enter value for region\",\"field_type\":{\"Enum\":[\"eu\",\"us\"]},"
-               "\"default\":\"eu\"}]}");
+    assert_str(
+        m->body,
+        "{\"type\":\"onboarding_required\",\"capsule_id\":\"conf\",\"fields\":["
+        "{\"key\":\"API_KEY\",\"prompt\":\"Please enter value for API_KEY\",\"field_type\":\"Secret\","
+        "\"placeholder\":\"sk-...\"},"
+        "{\"key\":\"region\",\"prompt\":\"Please enter value for region\",\"field_type\":{\"Enum\":[\"eu\",\"us\"]},"
+        "\"default\":\"eu\"}]}");
     rig_close(&r);
 }
 
@@ -515,15 +538,22 @@ static void the_env_file_is_the_truth_arrays_are_text_and_secrets_move_to_their_
     bool found = false;
     rig_open(&r, NULL);
     rig_install(&r, "conf", ENV, RIG_HANDLER);
-    rig_check(ast_kv_set(r.store, AST_STR("default:capsule:conf"), AST_STR("base_url"), AST_STR("old"), &err), &err);
-    rig_write(&r, AST_STR("{\"models\":[\"a\", 1],\"region\":\"us\",\"API_KEY\":\"s3cret\",\"extra\":\"x\"}"), ENV_FILE);
+    rig_check(ast_kv_set(r.store, AST_STR("default:capsule:conf"), AST_STR("base_url"),
+                         AST_STR("old"), &err),
+              &err);
+    rig_write(
+        &r,
+        AST_STR("{\"models\":[\"a\", 1],\"region\":\"us\",\"API_KEY\":\"s3cret\",\"extra\":\"x\"}"),
+        ENV_FILE);
     rig_load(&r, "conf");
     assert_string_equal(config(&r, "conf", "models"), "[\"a\",1]");
     assert_string_equal(config(&r, "conf", "region"), "us");
-    assert_string_equal(config(&r, "conf", "base_url"), "https://d.example"); /* not the store's old copy */
+    assert_string_equal(config(&r, "conf", "base_url"),
+                        "https://d.example"); /* not the store's old copy */
     assert_null(config(&r, "conf", "extra"));
     assert_int_equal(rig_count(&r, "astrid.v1.onboarding.required"), 0);
-    rig_check(ast_secrets_get(r.home.root, AST_STR("default"), AST_STR("conf"), AST_STR("API_KEY"), &secret, &found, &err),
+    rig_check(ast_secrets_get(r.home.root, AST_STR("default"), AST_STR("conf"), AST_STR("API_KEY"),
+                              &secret, &found, &err),
               &err);
     assert_true(found);
     assert_str(ast_buf_view(&secret), "s3cret");
@@ -536,7 +566,8 @@ static void the_env_file_is_the_truth_arrays_are_text_and_secrets_move_to_their_
     load_all(&r);
     assert_string_equal(config(&r, "conf", "region"), "eu");
     assert_string_equal(config(&r, "conf", "models"), "[]");
-    assert_int_equal(rig_count(&r, "astrid.v1.onboarding.required"), 0); /* the stored secret satisfies */
+    assert_int_equal(rig_count(&r, "astrid.v1.onboarding.required"),
+                     0); /* the stored secret satisfies */
     rig_close(&r);
 }
 
@@ -564,7 +595,8 @@ static void c05_12_a_broken_or_oversized_env_file_is_ignored(void **state)
     static char big[1024 * 1024 + 64];
     memset(big, ' ', sizeof big);
     memcpy(big, "{\"base_url\":\"x\"}", 16);
-    const struct ast_str files[] = { AST_STR("{\"base_url\":"), AST_STR("[1]"), ast_str_n(big, sizeof big) };
+    const struct ast_str files[] = { AST_STR("{\"base_url\":"), AST_STR("[1]"),
+                                     ast_str_n(big, sizeof big) };
     for (size_t k = 0; k < AST_ARRAY_LEN(files); k++) {
         rig_open(&r, NULL);
         rig_install(&r, "conf", ENV, RIG_HANDLER);
@@ -575,15 +607,16 @@ static void c05_12_a_broken_or_oversized_env_file_is_ignored(void **state)
     }
 }
 
-/* --- Hooks ----------------------------------------------------------------------------------------------- */
+/* --- Hooks ------------------------------------------------------------------------------------ */
 
-/* Install traps; upgrade stores get-config("prev_version") under "prev" in the capsule's key-value namespace. */
-#define HOOKS                                                                                      \
-    "(module " RIG_IMPORTS RIG_FRAME RIG_HOOK "(data (i32.const 2200) \"prev\")"                   \
-    "(func (export \"astrid-install\") (unreachable))"                                             \
-    "(func (export \"astrid-upgrade\")"                                                            \
-    "  (call $config (i32.const 2180) (i32.const 12) (i32.const 5400))"                            \
-    "  (call $publish (i32.const 1024) (i32.const 6) (i32.const 2150) (i32.const 7) (i32.const 5000))" \
+/* Install traps; upgrade stores get-config("prev_version") under "prev" in the capsule's
+ * key-value namespace. */
+#define HOOKS                                                                                                \
+    "(module " RIG_IMPORTS RIG_FRAME RIG_HOOK "(data (i32.const 2200) \"prev\")"                             \
+    "(func (export \"astrid-install\") (unreachable))"                                                       \
+    "(func (export \"astrid-upgrade\")"                                                                      \
+    "  (call $config (i32.const 2180) (i32.const 12) (i32.const 5400))"                                      \
+    "  (call $publish (i32.const 1024) (i32.const 6) (i32.const 2150) (i32.const 7) (i32.const 5000))"       \
     "  (call $kv_set (i32.const 2200) (i32.const 4) (i32.load (i32.const 5408)) (i32.load (i32.const 5412))" \
     "    (i32.const 5500))))"
 
@@ -600,13 +633,18 @@ static void c05_60_an_upgrade_hook_reads_prev_version_and_its_writes_stay(void *
     rig_dir(&r, "hooked", dir);
     rig_check(ast_manifest_load(dir, &m, &err), &err);
     rig_check(ast_wat_compile(AST_STR(HOOKS), &wasm, &err), &err);
-    rig_check(ast_capsules_run_install_hook(r.capsules, m, ast_buf_view(&wasm), dir, true, AST_STR("0.9.1"), &err), &err);
-    rig_check(ast_store_get(r.store, AST_STR("default:capsule:hooked"), AST_STR("prev"), &value, &found, &err), &err);
+    rig_check(ast_capsules_run_install_hook(r.capsules, m, ast_buf_view(&wasm), dir, true,
+                                            AST_STR("0.9.1"), &err),
+              &err);
+    rig_check(ast_store_get(r.store, AST_STR("default:capsule:hooked"), AST_STR("prev"), &value,
+                            &found, &err),
+              &err);
     assert_true(found);
     assert_str(ast_buf_view(&value), "0.9.1");
     assert_int_equal(rig_count(&r, "t.out."), 0); /* no topics for hooks */
 
-    assert_int_not_equal(ast_capsules_run_install_hook(r.capsules, m, ast_buf_view(&wasm), dir, false, AST_STR_NONE, &err),
+    assert_int_not_equal(ast_capsules_run_install_hook(r.capsules, m, ast_buf_view(&wasm), dir,
+                                                       false, AST_STR_NONE, &err),
                          AST_OK);
     assert_non_null(strstr(err.msg, "Execution failed: lifecycle hook astrid-install failed: "));
     rig_close(&r);
@@ -623,11 +661,13 @@ static void a_capsule_without_hooks_installs_silently(void **state)
     rig_install(&r, "plain", "", RIG_HANDLER);
     rig_check(ast_manifest_load(rig_dir(&r, "plain", dir), &m, &err), &err);
     rig_check(ast_wat_compile(AST_STR(RIG_HANDLER), &wasm, &err), &err);
-    rig_check(ast_capsules_run_install_hook(r.capsules, m, ast_buf_view(&wasm), dir, false, AST_STR_NONE, &err), &err);
+    rig_check(ast_capsules_run_install_hook(r.capsules, m, ast_buf_view(&wasm), dir, false,
+                                            AST_STR_NONE, &err),
+              &err);
     rig_close(&r);
 }
 
-/* --- Races -------------------------------------------------------------------------------------------------- */
+/* --- Races ------------------------------------------------------------------------------------ */
 
 static void *flood(void *arg)
 {
