@@ -165,7 +165,7 @@ static uint32_t read_escape_u(const char *p, const char *end, uint32_t *ret)
         *ret = (uint32_t)c;
         return 5;
     }
-    if (end - p < 11 || p[5] != '\' || p[6] != 'u')
+    if (end - p < 11 || p[5] != '\\' || p[6] != 'u')
         return 0;
     int32_t low = read_hex4(p + 7, end);
     if (low < 0xdc00 || low > 0xdfff)
@@ -215,13 +215,13 @@ static bool skip_string(struct astrid_str s, uint32_t *at)
         uint32_t used, c;
         if ((unsigned char)*p < 0x20)
             return false;
-        if (*p != '\') {
+        if (*p != '\\') {
             used = utf8_length(p, end);
         } else {
             if (++p == end)
                 return false;
             switch (*p) {
-            case '"': case '\': case '/': case 'b': case 'f': case 'n': case 'r': case 't': used = 1; break;
+            case '"': case '\\': case '/': case 'b': case 'f': case 'n': case 'r': case 't': used = 1; break;
             case 'u': used = read_escape_u(p, end, &c); break;
             default: return false;
             }
