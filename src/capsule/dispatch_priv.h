@@ -9,6 +9,9 @@
 #include "capsule/mailbox_priv.h"
 #include "capsule/seat_priv.h"
 
+#define DISPATCH_TARGET "astrid.dispatch"
+#define DISPATCH_LINES  100u /* refusals and failures of one capsule that are logged per 10 s */
+
 struct ast_capsules;
 
 /* Zeroed: not initialised. Threads: `index` is read under a read lock of `swap` by publishers;
@@ -32,3 +35,13 @@ void capsule_dispatch_swap(struct capsule_dispatch *d, struct capsule_handlers *
  * deadline. */
 bool capsule_dispatch_close(struct capsule_dispatch *d, int64_t deadline_ns);
 void capsule_dispatch_done(struct capsule_dispatch *d); /* after a close that returned true */
+
+/* --- Between dispatch.c and invoke.c --- */
+
+/* Deals with m->current: ends in dispatch_advance(), now or later. */
+void dispatch_invoke(struct mailbox *m);
+/* The item is done: on to the chain's next step, on to the mailbox's next item. */
+void dispatch_advance(struct mailbox *m, enum seat_outcome outcome);
+struct ast_str dispatch_payload(const struct mailbox *m); /* borrowed until the item is done */
+/* In a chain the data becomes the next step's payload, byte for byte; elsewhere it is nobody's. */
+void dispatch_replace_payload(struct mailbox *m, struct ast_str data);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "base/map.h"
+#include "base/time.h"
 #include "base/vec.h"
 #include "bus/event.h"
 #include "capsule/dispatch_priv.h"
@@ -11,6 +12,8 @@
 #include "capsule/seat_priv.h"
 
 #define CAPSULE_TARGET "astrid.capsule"
+/* For a call to notice that it was cancelled. */
+#define REGISTRY_STOP_NS (5 * AST_NS_PER_SEC)
 
 /* Owner: the loader thread changes it; readers take the lock. */
 struct ast_capsules {
@@ -31,12 +34,25 @@ struct ast_capsules {
     unsigned alive AST_GUARDED_BY(lock);         /* struct capsule objects */
 };
 
-/* registry.c */
+/* --- registry.c --- */
+
 void registry_uuid_add(struct ast_capsules *r, struct capsule *c);
 void registry_uuid_remove(struct ast_capsules *r, struct capsule *c);
 void registry_alive(struct ast_capsules *r, int delta);
 void registry_signal(struct ast_capsules *r, struct capsule *c, enum capsule_ready now);
-/* Loads `dir` onto the seat, replacing what sits there. Takes the manifest. Publishes the
+struct capsule_seat *registry_seat_find(struct ast_capsules *r, struct ast_str id); /* NULL */
+/* Finds or makes. */
+AST_MUST_CHECK
+enum ast_rc registry_seat_for(struct ast_capsules *r, struct ast_str id, struct capsule_seat **ret,
+                              struct ast_err *err);
+/* A lifecycle event {"capsule_id":id,key:value}; a failure is logged. */
+void registry_event(struct ast_capsules *r, enum ast_event_kind kind, struct ast_str id,
+                    const char *key, struct ast_str value);
+void registry_publish_loaded(struct ast_capsules *r);
+
+/* --- load.c --- */
+
+/* Loads `seat->dir` onto the seat, replacing what sits there. Takes the manifest. Publishes the
  * lifecycle event. */
 AST_MUST_CHECK
 enum ast_rc registry_seat_load(struct ast_capsules *r, struct capsule_seat *seat,
@@ -45,8 +61,3 @@ void registry_seat_unload(struct ast_capsules *r, struct capsule_seat *seat);
 /* Waits until the capsules are ready or have crashed, at most AST_CAPSULES_READY_MS; logs who
  * was not. */
 void registry_wait_ready(struct ast_capsules *r, struct capsule *const *v, size_t n);
-void registry_publish_loaded(struct ast_capsules *r);
-
-/* "id":"x" pieces for events. */
-enum ast_rc registry_event(struct ast_capsules *r, enum ast_event_kind kind, struct ast_str id,
-                           const char *key, struct ast_str value);

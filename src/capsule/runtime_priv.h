@@ -99,6 +99,12 @@ void capsule_retire(struct capsule *c);
 /* True when no call is left; false: the deadline (monotonic) came first. */
 bool capsule_wait_quiet(struct capsule *c, int64_t deadline_ns);
 
+/* Serves handlers: loaded, with code, not a loop. NULL does not. */
+static inline bool capsule_is_pooled(const struct capsule *c)
+{
+    return c && c->pool && !c->env.is_run_loop;
+}
+
 /* --- runloop.c -------------------------------------------------------------------------------- */
 
 /* Starts the background call; the loop holds a reference until it ends. */

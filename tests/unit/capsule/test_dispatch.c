@@ -232,7 +232,8 @@ static void c04_56_a_foreign_principal_creates_no_directory(void **state)
 
 /* --- Chains ----------------------------------------------------------------------------------- */
 
-static void c04_35_a_chain_runs_in_priority_order_and_deny_abort_and_final_stop_it(void **state)
+static void c04_35_c04_36_c04_37_a_chain_runs_in_priority_order_until_deny_abort_or_final(
+    void **state)
 {
     static const struct {
         const char *first;
@@ -415,7 +416,9 @@ static void c04_45_a_malformed_profile_denies_its_principal_alone(void **state)
     "  (i32.store (i32.const 2048) (i32.const 2100)) (i32.store (i32.const 2052) (i32.const 8))"             \
     "  (i32.store8 (i32.const 2056) (i32.const 0)) (i32.const 2048)))"
 
-static void c04_46_a_principal_over_its_rate_is_denied_which_stops_chains_and_recovers(void **state)
+static void
+c04_46_c05_52_c05_53_a_principal_over_its_rate_is_denied_which_stops_chains_and_recovers(
+    void **state)
 {
     struct rig r;
     rig_open(&r, NULL);
@@ -457,7 +460,7 @@ static void c04_46_a_principal_over_its_rate_is_denied_which_stops_chains_and_re
 
 /* --- Isolation -------------------------------------------------------------------------------- */
 
-static void c05_60_bad_guests_end_their_own_call_and_the_next_one_succeeds(void **state)
+static void c05_60_c04_36_bad_guests_end_their_own_call_and_the_next_one_succeeds(void **state)
 {
     static const char *const actions[] = { "trap", "overflow", "loop", "bomb" };
     for (size_t k = 0; k < AST_ARRAY_LEN(actions); k++) {
@@ -560,7 +563,8 @@ int main(void)
         cmocka_unit_test(
             c04_40_what_a_handler_publishes_carries_its_principal_whatever_it_receives),
         cmocka_unit_test(c04_56_a_foreign_principal_creates_no_directory),
-        cmocka_unit_test(c04_35_a_chain_runs_in_priority_order_and_deny_abort_and_final_stop_it),
+        cmocka_unit_test(
+            c04_35_c04_36_c04_37_a_chain_runs_in_priority_order_until_deny_abort_or_final),
         cmocka_unit_test(handlers_of_one_priority_are_independent),
         cmocka_unit_test(c04_59_others_see_the_original_while_the_chain_changes_it),
         cmocka_unit_test(a_chain_and_single_events_of_one_principal_never_run_together),
@@ -568,8 +572,8 @@ int main(void)
         cmocka_unit_test(c04_44_a_disabled_principal_calls_no_guest_and_a_running_call_goes_on),
         cmocka_unit_test(c04_45_a_malformed_profile_denies_its_principal_alone),
         cmocka_unit_test(
-            c04_46_a_principal_over_its_rate_is_denied_which_stops_chains_and_recovers),
-        cmocka_unit_test(c05_60_bad_guests_end_their_own_call_and_the_next_one_succeeds),
+            c04_46_c05_52_c05_53_a_principal_over_its_rate_is_denied_which_stops_chains_and_recovers),
+        cmocka_unit_test(c05_60_c04_36_bad_guests_end_their_own_call_and_the_next_one_succeeds),
         cmocka_unit_test(c05_49_n_calls_run_at_once_the_next_waits_and_idle_ones_shrink),
         cmocka_unit_test(c05_50_a_host_process_capsule_has_one_instance),
         cmocka_unit_test(c04_33_an_idle_mailbox_is_gone_and_the_next_event_is_delivered),

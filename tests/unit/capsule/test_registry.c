@@ -163,7 +163,7 @@ static void c05_07_merged_stubs_are_no_entry_points(void **state)
     rig_close(&r);
 }
 
-static void c05_08_a_run_loop_has_one_instance_and_c04_53_lists_its_handlers(void **state)
+static void c05_08_c04_53_a_run_loop_has_one_instance_and_lists_its_handlers(void **state)
 {
     struct rig r;
     rig_open(&r, NULL);
@@ -221,7 +221,8 @@ static void c05_58_a_silent_loop_delays_its_group_by_half_a_second(void **state)
     rig_close(&r);
 }
 
-static void c05_57_a_loop_that_returns_is_reported_and_restarted_with_a_new_uuid(void **state)
+static void c05_57_c04_47_a_loop_that_returns_is_reported_and_restarted_with_a_new_uuid(
+    void **state)
 {
     struct rig r;
     rig_open(&r, NULL);
@@ -307,7 +308,7 @@ static void a_restart_that_cannot_load_is_tried_again_from_its_directory(void **
     rig_close(&r);
 }
 
-static void c05_56_a_bounded_loop_that_never_waits_is_ended_after_three_windows(void **state)
+static void c05_56_c04_55_a_bounded_loop_that_never_waits_is_ended_after_three_windows(void **state)
 {
     struct rig r;
     rig_open(&r, &(struct rig_options){ .bare = true });
@@ -490,7 +491,7 @@ static void capabilities_are_found_by_uuid(void **state)
     "[env.API_KEY]\ntype = \"secret\"\nplaceholder = \"sk-...\"\n"
 #define ENV_FILE "home/default/.config/env/conf.env.json"
 
-static void c05_09_the_socket_path_is_the_hosts_and_c05_10_a_manifest_cannot_set_it(void **state)
+static void c05_09_c05_10_the_socket_path_is_the_hosts_and_a_manifest_cannot_set_it(void **state)
 {
     struct rig r;
     char path[512];
@@ -711,13 +712,15 @@ int main(void)
         cmocka_unit_test(c05_03_without_the_local_file_the_content_store_is_read),
         cmocka_unit_test(c05_04_an_unknown_import_is_refused_by_name),
         cmocka_unit_test(c05_07_merged_stubs_are_no_entry_points),
-        cmocka_unit_test(c05_08_a_run_loop_has_one_instance_and_c04_53_lists_its_handlers),
+        cmocka_unit_test(c05_08_c04_53_a_run_loop_has_one_instance_and_lists_its_handlers),
         cmocka_unit_test(c04_54_too_many_handlers_on_a_run_loop_are_refused),
         cmocka_unit_test(c05_58_a_silent_loop_delays_its_group_by_half_a_second),
-        cmocka_unit_test(c05_57_a_loop_that_returns_is_reported_and_restarted_with_a_new_uuid),
+        cmocka_unit_test(
+            c05_57_c04_47_a_loop_that_returns_is_reported_and_restarted_with_a_new_uuid),
         cmocka_unit_test(c04_49_a_crash_loop_is_given_up_after_five_attempts),
         cmocka_unit_test(a_restart_that_cannot_load_is_tried_again_from_its_directory),
-        cmocka_unit_test(c05_56_a_bounded_loop_that_never_waits_is_ended_after_three_windows),
+        cmocka_unit_test(
+            c05_56_c04_55_a_bounded_loop_that_never_waits_is_ended_after_three_windows),
         cmocka_unit_test(c04_50_capsules_loaded_ends_every_pass_and_names_the_loaded_ones),
         cmocka_unit_test(c04_48_after_a_replacement_waiting_events_go_to_the_new_load),
         cmocka_unit_test(waiters_of_a_busy_pool_move_to_the_new_load),
@@ -725,7 +728,7 @@ int main(void)
         cmocka_unit_test(a_removed_capsule_does_not_survive_a_pass_and_its_calls_are_cancelled),
         cmocka_unit_test(a_second_capsule_in_one_role_is_refused_but_a_guard_is_welcome),
         cmocka_unit_test(capabilities_are_found_by_uuid),
-        cmocka_unit_test(c05_09_the_socket_path_is_the_hosts_and_c05_10_a_manifest_cannot_set_it),
+        cmocka_unit_test(c05_09_c05_10_the_socket_path_is_the_hosts_and_a_manifest_cannot_set_it),
         cmocka_unit_test(defaults_hold_and_onboarding_asks_for_the_rest),
         cmocka_unit_test(the_env_file_is_the_truth_arrays_are_text_and_secrets_move_to_their_store),
         cmocka_unit_test(without_a_file_the_store_is_the_fallback),
