@@ -24,8 +24,8 @@ static void assert_has(const char *text, const char *part)
 
 static void assert_lacks(const char *text, const char *part)
 {
-    if (strstr(text, part))
-        fail_msg("<%s> is in:\n%s", part, text);
+    if (!text || strstr(text, part))
+        fail_msg("<%s> is in:\n%s", part, text ? text : "");
 }
 
 static void c03_52_what_is_there_from_the_start(void **state)
