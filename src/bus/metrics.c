@@ -84,11 +84,11 @@ static const struct {
 
 /* Threads: any; the atomics stand alone, nothing is published through them. */
 struct ast_metric_cell {
-    enum ast_metric metric;
-    char *labels;                  /* `a="x",b="y"`, owned; NULL: none, or the shared "other" */
-    atomic_bool seen;              /* a gauge was set */
     atomic_uint_least64_t value;   /* counter: total; gauge: an int64_t; histogram: sum in ns */
     atomic_uint_least64_t *counts; /* histogram: one per bucket and +Inf, owned; else NULL */
+    char *labels;                  /* `a="x",b="y"`, owned; NULL: none, or the shared "other" */
+    enum ast_metric metric;
+    atomic_bool seen; /* a gauge was set */
 };
 
 /* The cell of a family without labels, and the one that takes what the tables cannot hold. */
@@ -328,36 +328,40 @@ static void write_head(struct ast_buf *out, const char *name, const char *help,
     ast_buf_addf(out, "# TYPE %s %s\n", name, type_names[type]);
 }
 
-static int cell_cmp(const void *a, const void *b)
+/* A cell that is about to be written. */
+struct sample {
+    const struct ast_metric_cell *cell;
+};
+
+static int sample_cmp(const void *a, const void *b)
 {
-    const struct ast_metric_cell *x = *(struct ast_metric_cell *const *)a,
-                                 *y = *(struct ast_metric_cell *const *)b;
-    return ast_str_cmp(ast_str_c(x->labels), ast_str_c(y->labels));
+    const struct sample *x = a, *y = b;
+    return ast_str_cmp(ast_str_c(x->cell->labels), ast_str_c(y->cell->labels));
 }
 
 static enum ast_rc write_family(struct ast_buf *out, enum ast_metric m)
 {
-    AST_VEC(const struct ast_metric_cell *) cells = { 0 };
+    AST_VEC(struct sample) samples = { 0 };
     bool complete = true;
     ast_lock(&registry.lock);
     size_t pos = 0;
     void *cell;
     while (complete && ast_map_next(&registry.cells[m], &pos, NULL, &cell))
         if (was_observed(cell))
-            complete = ast_vec_push(&cells, cell);
+            complete = ast_vec_push(&samples, (struct sample){ cell });
     ast_unlock(&registry.lock);
-    if (cells.n > 1)
-        qsort(cells.v, cells.n, sizeof *cells.v, cell_cmp);
+    if (samples.n > 1)
+        qsort(samples.v, samples.n, sizeof *samples.v, sample_cmp);
     if (complete && was_observed(&spare[m]))
-        complete = ast_vec_push(&cells, &spare[m]);
+        complete = ast_vec_push(&samples, (struct sample){ &spare[m] });
 
-    if (complete && cells.n > 0) {
+    if (complete && samples.n > 0) {
         write_head(out, rows[m].name, rows[m].help, rows[m].type);
-        for (size_t i = 0; i < cells.n; i++)
-            write_cell(out, cells.v[i]);
+        for (size_t i = 0; i < samples.n; i++)
+            write_cell(out, samples.v[i].cell);
         ast_buf_add_byte(out, '\n');
     }
-    ast_vec_done(&cells);
+    ast_vec_done(&samples);
     return complete ? out->fail : AST_E_NO_MEMORY;
 }
 

@@ -3,14 +3,16 @@
 
 #include <dirent.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <unistd.h>
 
 #include "base/auto.h"
+#include "base/str.h"
 
 #include "base/banned.h"
+
+#define LINE_BYTES 1024
 
 enum process_fact {
     CPU_SECONDS,
@@ -84,48 +86,63 @@ static void read_limit(struct bus_process_metric *m, __rlimit_resource_t what)
         know(m, limit.rlim_cur);
 }
 
-static void read_memory(struct bus_process_metric *facts)
+/* The numbered field of a line, fields apart by single spaces, the first is 0. */
+static bool field_u64(struct ast_str line, size_t number, uint64_t *ret)
 {
-    AST_AUTO(fclose) FILE *f = fopen("/proc/self/statm", "re");
-    unsigned long size, resident;
-    long page = sysconf(_SC_PAGESIZE);
-    if (!f || page <= 0 || fscanf(f, "%lu %lu", &size, &resident) != 2)
-        return;
-    know(&facts[VIRTUAL_BYTES], (uint64_t)size * (uint64_t)page);
-    know(&facts[RESIDENT_BYTES], (uint64_t)resident * (uint64_t)page);
+    struct ast_str field = AST_STR_NONE;
+    bool more = true;
+    for (size_t i = 0; i <= number; i++)
+        if (!ast_str_split(&line, &more, ' ', &field))
+            return false;
+    return ast_str_to_u64(ast_str_trim(field), ret);
 }
 
-/* Seconds since 1970 at which the machine started; 0: unknown. */
-static uint64_t boot_seconds(void)
+/* The first line of a file that starts with `prefix`, without it; false: there is none. */
+static bool line_of(const char *path, const char *prefix, char (*room)[LINE_BYTES],
+                    struct ast_str *ret)
 {
-    AST_AUTO(fclose) FILE *f = fopen("/proc/stat", "re");
-    char line[256];
-    unsigned long long boot;
-    while (f && fgets(line, sizeof line, f))
-        if (sscanf(line, "btime %llu", &boot) == 1)
-            return boot;
-    return 0;
+    AST_AUTO(fclose) FILE *f = fopen(path, "re");
+    while (f && fgets(*room, sizeof *room, f)) {
+        *ret = ast_str_c(*room);
+        if (!ast_str_starts(*ret, ast_str_c(prefix)))
+            continue;
+        *ret = ast_str_from(*ret, strlen(prefix));
+        return true;
+    }
+    return false;
+}
+
+static void read_memory(struct bus_process_metric *facts)
+{
+    char room[LINE_BYTES];
+    struct ast_str line;
+    uint64_t size, resident;
+    long page = sysconf(_SC_PAGESIZE);
+    if (page <= 0 || !line_of("/proc/self/statm", "", &room, &line) || !field_u64(line, 0, &size) ||
+        !field_u64(line, 1, &resident))
+        return;
+    know(&facts[VIRTUAL_BYTES], size * (uint64_t)page);
+    know(&facts[RESIDENT_BYTES], resident * (uint64_t)page);
 }
 
 static void read_stat(struct bus_process_metric *facts)
 {
-    AST_AUTO(fclose) FILE *f = fopen("/proc/self/stat", "re");
-    char line[1024];
-    if (!f || !fgets(line, sizeof line, f))
+    char room[LINE_BYTES];
+    struct ast_str line;
+    if (!line_of("/proc/self/stat", "", &room, &line))
         return;
-    /* The second field is the program's name in brackets and may hold anything: start behind it. */
-    const char *rest = strrchr(line, ')');
-    unsigned long threads;
-    unsigned long long start_ticks;
-    if (!rest ||
-        sscanf(rest + 1,
-               " %*c %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %lu %*s %llu",
-               &threads, &start_ticks) != 2)
+    /* The second field is the program's name in brackets and may hold anything: start behind it,
+     * where the third field is number 1. */
+    const char *rest = memrchr(line.p, ')', line.n);
+    if (!rest)
         return;
-    know(&facts[THREADS], threads);
+    line = ast_str_from(line, (size_t)(rest + 1 - line.p));
+    uint64_t threads, start_ticks, boot;
+    if (field_u64(line, 20 - 2, &threads))
+        know(&facts[THREADS], threads);
     long hz = sysconf(_SC_CLK_TCK);
-    uint64_t boot = boot_seconds();
-    if (hz > 0 && boot > 0)
+    if (hz > 0 && field_u64(line, 22 - 2, &start_ticks) &&
+        line_of("/proc/stat", "btime ", &room, &line) && field_u64(line, 0, &boot))
         know(&facts[START_SECONDS], boot + start_ticks / (uint64_t)hz);
 }
 
