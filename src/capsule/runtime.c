@@ -28,6 +28,7 @@ static void capsule_free(struct capsule *c)
     AST_ASSERT(c->active_count == 0);
     ast_pool_free(c->pool);
     ast_module_unref(c->module);
+    ast_host_env_done(&c->env);
     ast_limiter_free(c->env.limiter);
     ast_permits_free(c->env.blocking);
     ast_permits_free(c->env.io);
