@@ -31,6 +31,7 @@ static void close_now(struct gw_conn *c)
     if (c->is_dead)
         return;
     c->is_dead = true;
+    c->read_deadline_ns = c->write_deadline_ns = 0;
     gw_door_kill(c);
 }
 
@@ -46,7 +47,7 @@ static int64_t next_deadline(const struct gw_conn *c)
 /* Moving a deadline back costs nothing here: the timer fires early once and is set again. */
 static void deadlines_changed(struct gw_conn *c)
 {
-    int64_t at = next_deadline(c);
+    int64_t at = c->is_dead ? 0 : next_deadline(c);
     if (at && (!c->timer.node.index || c->timer.node.key > at) && !gw_loop_timer(c->loop, &c->timer, at))
         close_now(c);
 }

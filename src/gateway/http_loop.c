@@ -343,6 +343,13 @@ static void *loop_main(void *arg)
     return NULL;
 }
 
+/* On a loop of its own libwebsockets also watches SIGINT and SIGTERM. libuv tells every loop that watches a signal, so
+ * the daemon's own watches (base/loop.h) hear them all the same; here nothing is to be done. */
+static void on_signal(void *handle, int signum)
+{
+    (void)handle, (void)signum;
+}
+
 static enum ast_rc loop_init(struct gw_http *http, struct gw_loop *loop, struct ast_err *err)
 {
     static const struct lws_protocols protocols[] = {
@@ -362,7 +369,9 @@ static enum ast_rc loop_init(struct gw_http *http, struct gw_loop *loop, struct 
         .pt_serv_buf_size = READ_BYTES,
         .timeout_secs = AST_GATEWAY_TLS_SECS,
         .options = LWS_SERVER_OPTION_EXPLICIT_VHOSTS | LWS_SERVER_OPTION_NO_LWS_SYSTEM_STATES |
-                   LWS_SERVER_OPTION_LIBUV, /* poll's cost grows with idle connections: 0.8 ms a prompt at 1000 */
+                   LWS_SERVER_OPTION_LIBUV /* poll's cost grows with idle connections: 0.8 ms a prompt at 1000 */ |
+                   LWS_SERVER_OPTION_UV_NO_SIGSEGV_SIGFPE_SPIN,
+        .signal_cb = on_signal,
     };
     if (cfg->tls_cert_path) {
         info.options |= LWS_SERVER_OPTION_DO_SSL_GLOBAL_INIT;
