@@ -87,6 +87,12 @@ void gw_door_pause(struct gw_conn *c, bool pause);
 bool gw_door_shut(struct gw_conn *c); /* ends the write side; false: cannot */
 void gw_door_kill(struct gw_conn *c); /* gw_conn_closed() follows later */
 
+/* --- http_tls.c --- */
+
+/* A certificate chain and its one private key, or why not. */
+AST_MUST_CHECK
+enum ast_rc gw_tls_check(const char *cert_path, const char *key_path, struct ast_err *err);
+
 /* --- http_conn.c --- */
 
 struct gw_conn *gw_conn_new(struct gw_loop *loop, struct lws *wsi); /* NULL: out of memory */

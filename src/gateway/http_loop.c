@@ -553,7 +553,9 @@ static char *dup_or_null(const char *s)
 
 static enum ast_rc start(struct gw_http *http, struct ast_err *err)
 {
-    enum ast_rc rc = listen_on(http, err);
+    enum ast_rc rc = http->cert ? gw_tls_check(http->cert, http->key, err) : AST_OK;
+    if (!rc)
+        rc = listen_on(http, err);
     lws_set_log_level(LLL_ERR | LLL_WARN, on_lws_log);
     for (unsigned i = 0; i < http->loop_count && !rc; i++)
         rc = loop_init(http, &http->loops[i], err);

@@ -1,6 +1,9 @@
 /* The HTTP front alone: pipelining, chunks, slow and greedy clients, TLS, the end. */
 #include "gateway_test.h"
 
+#include <openssl/pem.h>
+#include <openssl/ssl.h>
+#include <openssl/x509.h>
 #include <poll.h>
 
 #include "rig.h"
@@ -341,21 +344,120 @@ static void the_stop_ends_idle_clients_and_streams(void **state)
 
 /* --- TLS ----------------------------------------------------------------------------------- */
 
-static void c03_18_tls_files_that_are_no_pem_are_refused(void **state)
+static char tls_dir[64], cert_path[96], key_path[96];
+
+/* A fresh key and a certificate it signed itself. */
+static void make_certificate(void)
 {
-    char dir[] = "/tmp/ast-gwtls-XXXXXX", cert[64], key[64];
-    struct ast_err err = AST_ERR_INIT;
+    (void)snprintf(tls_dir, sizeof tls_dir, "/tmp/ast-gwtls-XXXXXX");
+    if (!mkdtemp(tls_dir))
+        rig_die("mkdtemp", strerror(errno));
+    (void)snprintf(cert_path, sizeof cert_path, "%s/cert.pem", tls_dir);
+    (void)snprintf(key_path, sizeof key_path, "%s/key.pem", tls_dir);
+    EVP_PKEY *key = EVP_EC_gen("P-256");
+    X509 *cert = X509_new();
+    FILE *k = fopen(key_path, "w"), *c = fopen(cert_path, "w");
+    if (!key || !cert || !k || !c || !X509_gmtime_adj(X509_getm_notBefore(cert), -60) ||
+        !X509_gmtime_adj(X509_getm_notAfter(cert), 3600) || !X509_set_pubkey(cert, key) ||
+        !X509_sign(cert, key, EVP_sha256()) || !PEM_write_PrivateKey(k, key, NULL, NULL, 0, NULL, NULL) ||
+        !PEM_write_X509(c, cert) || fclose(k) || fclose(c))
+        rig_die("certificate", "cannot be made");
+    EVP_PKEY_free(key);
+    X509_free(cert);
+}
+
+static int setup_tls(void **state)
+{
     (void)state;
-    assert_non_null(mkdtemp(dir));
-    (void)snprintf(cert, sizeof cert, "%s/cert.pem", dir);
-    (void)snprintf(key, sizeof key, "%s/key.pem", dir);
-    assert_int_equal(ast_fs_write_atomic(cert, AST_STR("no certificate"), 0600, 0, NULL), AST_OK);
-    assert_int_equal(ast_fs_write_atomic(key, AST_STR("no key"), 0600, 0, NULL), AST_OK);
-    struct gw_http_config cfg = { .tls_cert_path = cert, .tls_key_path = key, .on_request = on_request, .loops = 2 };
+    make_certificate();
+    return start((struct gw_http_config){ .tls_cert_path = cert_path, .tls_key_path = key_path, .loops = 1 });
+}
+
+static int teardown_tls(void **state)
+{
+    (void)teardown(state);
+    return ast_fs_remove_tree(tls_dir, NULL) == AST_OK ? 0 : -1;
+}
+
+static SSL *tls_connect(SSL_CTX *ctx, int fd)
+{
+    static const unsigned char protocols[] = "\x02h2\x08http/1.1";
+    SSL *ssl = SSL_new(ctx);
+    assert_non_null(ssl);
+    assert_int_equal(SSL_set_alpn_protos(ssl, protocols, sizeof protocols - 1), 0);
+    assert_int_equal(SSL_set_fd(ssl, fd), 1);
+    return ssl;
+}
+
+static void requests_over_tls(void **state)
+{
+    static const char request[] = "POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi";
+    SSL_CTX *ctx = SSL_CTX_new(TLS_client_method());
+    (void)state;
+    assert_non_null(ctx);
+    AST_AUTO(client_close) struct client c = dial();
+    SSL *ssl = tls_connect(ctx, c.fd);
+    assert_int_equal(SSL_connect(ssl), 1);
+    const unsigned char *chosen;
+    unsigned n;
+    SSL_get0_alpn_selected(ssl, &chosen, &n); /* nothing, or what is served */
+    assert_true(n == 0 || (n == 8 && memcmp(chosen, "http/1.1", 8) == 0));
+    for (unsigned i = 0; i < 3; i++) {
+        char in[4096];
+        size_t got = 0;
+        assert_int_equal(SSL_write(ssl, request, sizeof request - 1), sizeof request - 1);
+        while (got < 12 || memcmp(in + got - 12, "POST /x 2 0 ", 12) != 0) { /* up to the echoed body */
+            int r = SSL_read(ssl, in + got, 1);
+            assert_int_equal(r, 1);
+            got++;
+        }
+        assert_int_equal(SSL_read(ssl, in, 2), 2);
+        assert_memory_equal(in, "hi", 2);
+    }
+    SSL_free(ssl);
+
+    AST_AUTO(client_close) struct client old = dial();
+    SSL *old_ssl = tls_connect(ctx, old.fd);
+    assert_int_equal(SSL_set_max_proto_version(old_ssl, TLS1_1_VERSION), 1);
+    assert_int_not_equal(SSL_connect(old_ssl), 1);
+    SSL_free(old_ssl);
+    SSL_CTX_free(ctx);
+
+    AST_AUTO(client_close) struct client plain = dial();
+    client_send(&plain, AST_STR("GET / HTTP/1.1\r\nHost: x\r\n\r\n"));
+    assert_true(client_ended(&plain));
+    assert_lacks(plain.got.p ? plain.got.p : "", "HTTP/1.1 200");
+    client_close(&c);
+    c = dial(); /* the guard closes it */
+    while (gw_http_connections(http) > 1)
+        (void)usleep(1000);
+}
+
+static void tls_files_that_do_not_fit_are_refused(void **state)
+{
+    char other[96];
+    struct ast_err err = AST_ERR_INIT;
+    AST_AUTO(ast_buf_done) struct ast_buf twice = AST_BUF_INIT(100000);
+    (void)state;
+    make_certificate();
+    (void)snprintf(other, sizeof other, "%s/other.pem", tls_dir);
+    struct gw_http_config cfg = { .tls_cert_path = cert_path, .tls_key_path = other, .on_request = on_request };
     assert_int_equal(gw_address_parse(AST_STR("127.0.0.1:0"), &cfg.listen, NULL), AST_OK);
+    static const char *const bad[] = { "no key", "" };
+    for (size_t i = 0; i < AST_ARRAY_LEN(bad); i++) {
+        assert_int_equal(ast_fs_write_atomic(other, ast_str_c(bad[i]), 0600, 0, NULL), AST_OK);
+        assert_int_not_equal(gw_http_start(&cfg, &http, &err), AST_OK);
+        assert_contains(err.msg, "0 keys where one is needed");
+    }
+    assert_int_equal(ast_fs_read(key_path, 100000, &twice, NULL), AST_OK);
+    assert_int_equal(ast_fs_read(key_path, 100000, &twice, NULL), AST_OK);
+    assert_int_equal(ast_fs_write_atomic(other, ast_buf_view(&twice), 0600, 0, NULL), AST_OK);
     assert_int_not_equal(gw_http_start(&cfg, &http, &err), AST_OK);
-    assert_contains(err.msg, "TLS");
-    assert_int_equal(ast_fs_remove_tree(dir, NULL), AST_OK);
+    assert_contains(err.msg, "2 keys where one is needed");
+    cfg.tls_cert_path = other;
+    assert_int_not_equal(gw_http_start(&cfg, &http, &err), AST_OK);
+    assert_contains(err.msg, "TLS: certificate ");
+    assert_int_equal(ast_fs_remove_tree(tls_dir, NULL), AST_OK);
 }
 
 #define T(name, setup) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -374,7 +476,8 @@ int main(void)
         T(streams_end_with_their_client, setup),
         T(one_connection_too_many_is_refused, setup_small),
         cmocka_unit_test(the_stop_ends_idle_clients_and_streams),
-        cmocka_unit_test(c03_18_tls_files_that_are_no_pem_are_refused),
+        cmocka_unit_test_setup_teardown(requests_over_tls, setup_tls, teardown_tls),
+        cmocka_unit_test(tls_files_that_do_not_fit_are_refused),
     };
     (void)ast_log_open(&(struct ast_log_config){ .level = AST_LOG_OFF }, NULL);
     return cmocka_run_group_tests(tests, NULL, NULL);
