@@ -37,7 +37,7 @@ struct stream {
     int64_t end_ns;          /* limit of the stream */
     int64_t expires_ns;      /* of the bearer, on the monotonic clock; INT64_MAX: never */
     int64_t spoke_ns;        /* last event or comment */
-    bool said_ready;
+    bool said_ready, is_listed;
 };
 
 /* --- Life ---------------------------------------------------------------------------------- */
@@ -45,7 +45,7 @@ struct stream {
 static void stream_free(struct stream *s)
 {
     ast_route_close(s->route);
-    if (s->link.next) {
+    if (s->is_listed) {
         AST_WITH_LOCK(&s->g->streams_lock);
         ast_list_remove(&s->link);
     }
@@ -242,6 +242,7 @@ static enum ast_rc stream_open(struct gw_call *call, struct ast_str session, str
     ast_lock(&g->streams_lock);
     ast_list_push_back(&g->streams, &s->link);
     ast_unlock(&g->streams_lock);
+    s->is_listed = true;
     *ret = ast_steal(&s);
     return AST_OK;
 }

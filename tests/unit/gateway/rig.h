@@ -64,8 +64,8 @@ void ast_kernel_request(struct ast_kernel *k, struct ast_str caller, const struc
     (void)snprintf(k->caller, sizeof k->caller, AST_STR_FMT, AST_STR_ARG(caller));
     (void)snprintf(k->method, sizeof k->method, AST_STR_FMT,
                    AST_STR_ARG(ast_json_str_or(request, AST_STR("method"), AST_STR(""))));
-    k->done = done;
     k->arg = arg;
+    __atomic_store_n(&k->done, done, __ATOMIC_SEQ_CST); /* tests wait for it */
     if (k->answer && k->answers_elsewhere)
         (void)pthread_create(&k->thread, NULL, rig_answer_thread, k);
     else if (k->answer)
