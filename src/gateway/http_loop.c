@@ -72,8 +72,9 @@ struct gw_http {
     struct gw_loop loops[LOOPS_MAX];
 };
 
-struct session { /* libwebsockets' memory per connection */
+struct session { /* libwebsockets' memory per connection, zeroed at first */
     struct gw_conn *conn;
+    bool is_counted;
 };
 
 struct adoption {
@@ -284,6 +285,10 @@ static int on_event(struct lws *wsi, enum lws_callback_reasons reason, void *use
     case LWS_CALLBACK_EVENT_WAIT_CANCELLED:
         on_cancelled(lws_context_user(lws_get_context(wsi)));
         return 0;
+    case LWS_CALLBACK_RAW_SKT_BIND_PROTOCOL: /* before a TLS handshake: it counts, too */
+        s->is_counted = true;
+        atomic_fetch_add(&((struct gw_loop *)lws_context_user(lws_get_context(wsi)))->conn_count, 1);
+        return 0;
     case LWS_CALLBACK_RAW_ADOPT: return conn_opened(wsi, s) ? 0 : -1;
     case LWS_CALLBACK_RAW_RX:
         c = s->conn;
@@ -302,7 +307,9 @@ static int on_event(struct lws *wsi, enum lws_callback_reasons reason, void *use
         struct gw_loop *loop = lws_context_user(lws_get_context(wsi));
         if (s) {
             conn_closed(s);
-            atomic_fetch_sub(&loop->conn_count, 1);
+            if (s->is_counted)
+                atomic_fetch_sub(&loop->conn_count, 1);
+            s->is_counted = false;
         }
         return 0;
     }
@@ -317,13 +324,11 @@ static void adopt(struct gw_post *post)
     lws_adoption_type type = LWS_ADOPT_SOCKET | (loop->http->cfg.tls_cert_path ? LWS_ADOPT_ALLOW_SSL : 0);
     lws_sock_file_fd_type fd = { .sockfd = a->fd };
     free(a);
-    if (loop->stopping) {
+    if (loop->stopping)
         (void)close(fd.sockfd);
-        atomic_fetch_sub(&loop->conn_count, 1);
-    } else if (!lws_adopt_descriptor_vhost(loop->vhost, type, fd, "http", NULL)) {
-        /* libwebsockets closed the socket */
+    else if (!lws_adopt_descriptor_vhost(loop->vhost, type, fd, "http", NULL)) /* it closed the socket */
         ast_log_debug("gateway", "a connection could not be served: out of memory or descriptors");
-    }
+    atomic_fetch_sub(&loop->conn_count, 1); /* counted on the way; from here on by its session */
 }
 
 static void on_lws_log(int level, const char *line)
