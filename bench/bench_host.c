@@ -4,9 +4,9 @@
  * it is a host call that only reads the clock. What the border adds may be a few of those. Each figure is
  * processor time, the median of five runs.
  */
+#include <semaphore.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <semaphore.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
@@ -16,7 +16,7 @@
 #include "host/env.h"
 #include "store/kv.h"
 
-#define RUNS 5
+#define RUNS  5
 #define CALLS 200000
 
 static void check(enum ast_rc rc, const struct ast_err *err, const char *what)
@@ -69,7 +69,8 @@ static double guest_once(const char *what)
     struct ast_pool_waiter waiter = { 0 };
     ast_host_call_begin(&c.host, &bench.env, NULL, NULL);
     c.host.quotas.max_ipc_throughput_bytes = UINT64_MAX;
-    check(ast_pool_lease(bench.pool, AST_PRINCIPAL_DEFAULT, &waiter, &bench.instance, &err), &err, "lease");
+    check(ast_pool_lease(bench.pool, AST_PRINCIPAL_DEFAULT, &waiter, &bench.instance, &err), &err,
+          "lease");
     struct ast_call_config cfg = {
         .instance = bench.instance,
         .entry = AST_CALL_HOOK,
@@ -94,7 +95,8 @@ static double plain_publish(const char *unused)
 {
     int64_t start = cpu_ns();
     for (int i = 0; i < CALLS; i++) {
-        const struct ast_msg_spec spec = { .topic = AST_STR("bench.x"), .principal = AST_PRINCIPAL_DEFAULT };
+        const struct ast_msg_spec spec = { .topic = AST_STR("bench.x"),
+                                           .principal = AST_PRINCIPAL_DEFAULT };
         struct ast_msg *m = NULL;
         struct ast_err err = AST_ERR_INIT;
         check(ast_msg_from_json(&spec, AST_STR("{\"a\":1}"), &m, &err), &err, "message");
@@ -111,7 +113,8 @@ static double plain_get(const char *unused)
         bool found = false;
         struct ast_err err = AST_ERR_INIT;
         ast_buf_reset(&out);
-        check(ast_kv_get(bench.host.store, AST_STR("default:capsule:bench"), AST_STR("bench"), true, &out, &found, &err),
+        check(ast_kv_get(bench.host.store, AST_STR("default:capsule:bench"), AST_STR("bench"), true,
+                         &out, &found, &err),
               &err, "get");
     }
     return (double)(cpu_ns() - start) / CALLS;
@@ -134,8 +137,8 @@ static double median(double (*once)(const char *what), const char *what)
 
 static void report(const char *name, double ours, double limit, double reach)
 {
-    printf("BENCH %s %.1f ns limit=%.1f ratio=%.2f reach=%.2f %s\n", name, ours, limit, ours / limit, reach,
-           ours <= reach ? "met" : "missed");
+    printf("BENCH %s %.1f ns limit=%.1f ratio=%.2f reach=%.2f %s\n", name, ours, limit,
+           ours / limit, reach, ours <= reach ? "met" : "missed");
 }
 
 int main(void)
@@ -159,13 +162,17 @@ int main(void)
     check(ast_fs_read(BENCH_GUEST, 1u << 24, &wasm, &err), &err, "guest");
     struct ast_module *module = NULL;
     check(ast_module_load(engine, ast_buf_view(&wasm), &module, &err), &err, "module");
-    struct ast_pool_config pool = { .max = 1, .idle_max = 1, .pinned = true, .make = ast_host_instance_make,
-                                    .reset = ast_host_instance_reset, .free = ast_host_instance_free };
+    struct ast_pool_config pool = { .max = 1,
+                                    .idle_max = 1,
+                                    .pinned = true,
+                                    .make = ast_host_instance_make,
+                                    .reset = ast_host_instance_reset,
+                                    .free = ast_host_instance_free };
     check(ast_pool_new(module, &pool, &bench.pool, &err), &err, "pool");
     (void)sem_init(&bench.done, 0, 0);
 
     static const struct ast_host_pair config[] = {
-        { { "a", 1 }, { "1", 1 } }, { { "k0", 2 }, { "0", 1 } }, { { "k1", 2 }, { "value", 5 } },
+        { { "a", 1 }, { "1", 1 } },  { { "k0", 2 }, { "0", 1 } }, { { "k1", 2 }, { "value", 5 } },
         { { "k2", 2 }, { "2", 1 } }, { { "z", 1 }, { "3", 1 } },
     };
     static const struct ast_str acl[] = { { "x.v1.*", 6 }, { "y.v1.*", 6 }, { "bench.*", 7 } };
@@ -178,7 +185,8 @@ int main(void)
     bench.env.publish_acl_count = AST_ARRAY_LEN(acl);
     check(ast_principal_parse(AST_PRINCIPAL_DEFAULT, &bench.env.owner, &err), &err, "owner");
     check(ast_limiter_new(&bench.env.limiter, &err), &err, "limiter");
-    check(ast_kv_set(bench.host.store, AST_STR("default:capsule:bench"), AST_STR("bench"), AST_STR("0123456789"), &err),
+    check(ast_kv_set(bench.host.store, AST_STR("default:capsule:bench"), AST_STR("bench"),
+                     AST_STR("0123456789"), &err),
           &err, "set");
 
     double bare = median(guest_once, "clock");

@@ -14,8 +14,8 @@
 #include "wasm/sched.h"
 
 #define MODULE "bench:host/api@1.0.0"
-#define MIB (1u << 20)
-#define RUNS 5
+#define MIB    (1u << 20)
+#define RUNS   5
 
 static _Noreturn void die(const char *what, const struct ast_err *err)
 {
@@ -25,9 +25,7 @@ static _Noreturn void die(const char *what, const struct ast_err *err)
 
 /* --- Host ---------------------------------------------------------------------------------------- */
 
-static void host_nop(struct ast_abi *a, union ast_abi_slot *v)
-{
-}
+static void host_nop(struct ast_abi *a, union ast_abi_slot *v) {}
 
 static void host_peek(struct ast_abi *a, union ast_abi_slot *v) /* reads a string of the guest */
 {
@@ -45,7 +43,8 @@ static const struct ast_wasm_host host = { imports, AST_ARRAY_LEN(imports), NULL
 /* The action's first byte selects: n bare host calls, p host calls that read memory, else echo. The payload
  * begins with the count as decimal digits for the first two. */
 static const char guest[] =
-    "(module (import \"" MODULE "\" \"nop\" (func $nop)) (import \"" MODULE "\" \"peek\" (func $peek (param i32 i32) (result i32)))"
+    "(module (import \"" MODULE "\" \"nop\" (func $nop)) (import \"" MODULE
+    "\" \"peek\" (func $peek (param i32 i32) (result i32)))"
     "(memory (export \"memory\") 40) (global $heap (mut i32) (i32.const 8192)) (data (i32.const 1024) \"continue\")"
     "(func $ok (param i32 i32) (result i32)"
     "  (i32.store (i32.const 2048) (i32.const 1024)) (i32.store (i32.const 2052) (i32.const 8))"
@@ -112,9 +111,15 @@ static void run_series(struct ast_task *t)
             die("lease", NULL);
         unsigned before = s->left;
         struct ast_call_config cfg = {
-            .instance = s->instance, .entry = s->entry, .action = s->action, .payload = s->payload,
-            .fuel = 10000000000, .deadline_ns = AST_NO_DEADLINE, .memory_limit_bytes = AST_ENGINE_MAX_MEMORY,
-            .user = s, .on_done = on_done,
+            .instance = s->instance,
+            .entry = s->entry,
+            .action = s->action,
+            .payload = s->payload,
+            .fuel = 10000000000,
+            .deadline_ns = AST_NO_DEADLINE,
+            .memory_limit_bytes = AST_ENGINE_MAX_MEMORY,
+            .user = s,
+            .on_done = on_done,
         };
         if (ast_call_start(sched, &cfg, NULL, NULL))
             die("start", NULL);
@@ -126,10 +131,15 @@ static void run_series(struct ast_task *t)
 }
 
 /* Nanoseconds per call. */
-static double series(const char *action, enum ast_call_entry entry, struct ast_str payload, unsigned calls, bool fresh)
+static double series(const char *action, enum ast_call_entry entry, struct ast_str payload,
+                     unsigned calls, bool fresh)
 {
-    struct series s = { .task.run = run_series, .action = ast_str_c(action), .payload = payload, .entry = entry,
-                        .left = calls, .fresh = fresh };
+    struct series s = { .task.run = run_series,
+                        .action = ast_str_c(action),
+                        .payload = payload,
+                        .entry = entry,
+                        .left = calls,
+                        .fresh = fresh };
     sem_init(&s.done, 0, 0);
     ast_sched_post(sched, &s.task);
     while (sem_wait(&s.done)) {
@@ -144,7 +154,8 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-static double median_of(const char *action, enum ast_call_entry entry, struct ast_str payload, unsigned calls, bool fresh)
+static double median_of(const char *action, enum ast_call_entry entry, struct ast_str payload,
+                        unsigned calls, bool fresh)
 {
     double v[RUNS];
     (void)series(action, entry, payload, calls / 10 + 1, fresh); /* warms up */
@@ -181,8 +192,8 @@ static double two_memcpys_ns(void)
 
 static void report(const char *name, double ours, const char *unit, double limit, double reach)
 {
-    printf("BENCH %s %.2f %s limit=%.2f ratio=%.2f reach=%.2f %s\n", name, ours, unit, limit, ours / limit, reach,
-           ours <= reach ? "met" : "missed");
+    printf("BENCH %s %.2f %s limit=%.2f ratio=%.2f reach=%.2f %s\n", name, ours, unit, limit,
+           ours / limit, reach, ours <= reach ? "met" : "missed");
     fflush(stdout);
 }
 
@@ -192,8 +203,10 @@ static void open_all(void)
 {
     struct ast_err err = AST_ERR_INIT;
     struct ast_buf wasm = AST_BUF_INIT(MIB);
-    if (ast_engine_new(&(struct ast_engine_config){ .host = &host, .instances = 64 }, &engine, &err) ||
-        ast_wat_compile(ast_str_c(guest), &wasm, &err) || ast_module_load(engine, ast_buf_view(&wasm), &module, &err) ||
+    if (ast_engine_new(&(struct ast_engine_config){ .host = &host, .instances = 64 }, &engine,
+                       &err) ||
+        ast_wat_compile(ast_str_c(guest), &wasm, &err) ||
+        ast_module_load(engine, ast_buf_view(&wasm), &module, &err) ||
         ast_pool_new(module, &(struct ast_pool_config){ .max = 4, .idle_max = 4 }, &pool, &err) ||
         ast_sched_new(engine, 2, &sched, &err))
         die("setup", &err);
@@ -207,12 +220,15 @@ int main(void)
     if (!text)
         die("memory", NULL);
     memset(text, 'x', MIB);
-    struct ast_str small = ast_str_n(text, 16), kib = ast_str_n(text, 1024), mib = ast_str_n(text, MIB);
+    struct ast_str small = ast_str_n(text, 16), kib = ast_str_n(text, 1024),
+                   mib = ast_str_n(text, MIB);
 
     double bare = median_of("n", AST_CALL_HOOK, small, 10, false) / 1e6;
-    report("host_call_memory", median_of("p", AST_CALL_HOOK, small, 10, false) / 1e6, "ns", bare, 20);
+    report("host_call_memory", median_of("p", AST_CALL_HOOK, small, 10, false) / 1e6, "ns", bare,
+           20);
     double copies = two_memcpys_ns() / 1e3;
-    report("list_roundtrip_1mib", median_of("e", AST_CALL_HOOK, mib, 500, false) / 1e3, "us", copies, 2 * copies);
+    report("list_roundtrip_1mib", median_of("e", AST_CALL_HOOK, mib, 500, false) / 1e3, "us",
+           copies, 2 * copies);
     double fiber = median_of("e", AST_CALL_RUN, AST_STR_NONE, 100000, false) / 1e3;
     report("fiber_call_bare", fiber, "us", 0.24, 1);
     report("hook_warm_1k", median_of("e", AST_CALL_HOOK, kib, 50000, false) / 1e3, "us", fiber, 5);

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "host/env.h"
+
 #include "base/banned.h"
 
 int main(void)

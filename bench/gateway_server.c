@@ -21,11 +21,12 @@
 #include "base/banned.h"
 
 #define SESSION "01234567-89ab-cdef-0123-456789abcdef"
-#define EVENTS                                                                                     \
-    "event: ready\ndata: {\"session_id\":\"" SESSION "\",\"principal\":\"principal-00\"}\n\n"       \
-    "event: response\ndata: {\"type\":\"agent_response\",\"text\":\"hello\",\"is_final\":true,\"session_id\":\"" SESSION "\"}\n\n"
+#define EVENTS                                                                                                           \
+    "event: ready\ndata: {\"session_id\":\"" SESSION "\",\"principal\":\"principal-00\"}\n\n"                            \
+    "event: response\ndata: {\"type\":\"agent_response\",\"text\":\"hello\",\"is_final\":true,\"session_id\":\"" SESSION \
+    "\"}\n\n"
 #define FIELDS                                                                                     \
-    "cache-control: no-cache\r\nx-content-type-options: nosniff\r\nx-frame-options: DENY\r\n"       \
+    "cache-control: no-cache\r\nx-content-type-options: nosniff\r\nx-frame-options: DENY\r\n"      \
     "referrer-policy: no-referrer\r\ncontent-security-policy: default-src 'none'; frame-ancestors 'none'\r\n"
 
 static void wait_for_end(unsigned port)
@@ -76,7 +77,8 @@ static void echo(struct ast_msg *msg)
     ast_jw_kv_bool(&w, "is_final", true);
     ast_jw_kv_string(&w, "session_id", msg->session);
     ast_jw_end(&w);
-    const struct ast_msg_spec spec = { .topic = AST_STR("agent.v1.response"), .principal = msg->principal,
+    const struct ast_msg_spec spec = { .topic = AST_STR("agent.v1.response"),
+                                       .principal = msg->principal,
                                        .publisher = AST_STR("echo") };
     if (ast_msg_from_json(&spec, ast_buf_view(&body), &answer, &err))
         rig_die("answer", err.msg);
@@ -158,9 +160,13 @@ static void on_request(void *arg, struct gw_exchange *ex)
     static const struct gw_stream_ops ops = { constant_fill, constant_gone };
     (void)arg;
     if (gw_exchange_request(ex)->method == GW_METHOD_GET)
-        gw_exchange_answer(ex, &(struct gw_answer){ .status = 200, .content_type = AST_STR("text/plain"), .body = AST_STR("ok\n") });
+        gw_exchange_answer(ex, &(struct gw_answer){ .status = 200,
+                                                    .content_type = AST_STR("text/plain"),
+                                                    .body = AST_STR("ok\n") });
     else
-        gw_exchange_stream(ex, &(struct gw_answer){ .status = 200, .content_type = AST_STR("text/event-stream") }, &ops, NULL);
+        gw_exchange_stream(
+            ex, &(struct gw_answer){ .status = 200, .content_type = AST_STR("text/event-stream") },
+            &ops, NULL);
 }
 
 static int serve_constant(void)
@@ -168,7 +174,8 @@ static int serve_constant(void)
     struct ast_err err = AST_ERR_INIT;
     struct gw_http *http = NULL;
     struct gw_http_config cfg = { .fixed_fields = AST_STR(FIELDS), .on_request = on_request };
-    if (gw_address_parse(AST_STR("127.0.0.1:0"), &cfg.listen, &err) || gw_http_start(&cfg, &http, &err))
+    if (gw_address_parse(AST_STR("127.0.0.1:0"), &cfg.listen, &err) ||
+        gw_http_start(&cfg, &http, &err))
         rig_die("start", err.msg);
     wait_for_end(gw_http_port(http));
     gw_http_stop(http);
@@ -181,8 +188,11 @@ static void *raw_main(void *arg)
 {
     int listener = *(int *)arg, poller = epoll_create1(0);
     static char answer[2048], in[65536];
-    int n = snprintf(answer, sizeof answer, "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n"
-                     FIELDS "date: Mon, 01 Jan 2024 00:00:00 GMT\r\n\r\n%zx\r\n" EVENTS "\r\n0\r\n\r\n", sizeof EVENTS - 1);
+    int n = snprintf(
+        answer, sizeof answer,
+        "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n" FIELDS
+        "date: Mon, 01 Jan 2024 00:00:00 GMT\r\n\r\n%zx\r\n" EVENTS "\r\n0\r\n\r\n",
+        sizeof EVENTS - 1);
     struct epoll_event ev = { .events = EPOLLIN, .data.fd = listener };
     (void)epoll_ctl(poller, EPOLL_CTL_ADD, listener, &ev);
     for (;;) {
@@ -191,10 +201,12 @@ static void *raw_main(void *arg)
         for (int i = 0; i < count; i++) {
             int fd = events[i].data.fd, on = 1;
             if (fd == listener) {
-                ev = (struct epoll_event){ .events = EPOLLIN, .data.fd = accept(listener, NULL, NULL) };
+                ev = (struct epoll_event){ .events = EPOLLIN,
+                                           .data.fd = accept(listener, NULL, NULL) };
                 (void)setsockopt(ev.data.fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
                 (void)epoll_ctl(poller, EPOLL_CTL_ADD, ev.data.fd, &ev);
-            } else if (recv(fd, in, sizeof in, 0) <= 0 || send(fd, answer, (size_t)n, MSG_NOSIGNAL) < 0) {
+            } else if (recv(fd, in, sizeof in, 0) <= 0 ||
+                       send(fd, answer, (size_t)n, MSG_NOSIGNAL) < 0) {
                 (void)close(fd);
             }
         }
@@ -209,8 +221,9 @@ static int serve_raw(void)
     socklen_t len = sizeof sa;
     pthread_t thread;
     sa.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    if (listener < 0 || bind(listener, (struct sockaddr *)&sa, sizeof sa) || listen(listener, 128) ||
-        getsockname(listener, (struct sockaddr *)&sa, &len) || pthread_create(&thread, NULL, raw_main, &listener))
+    if (listener < 0 || bind(listener, (struct sockaddr *)&sa, sizeof sa) ||
+        listen(listener, 128) || getsockname(listener, (struct sockaddr *)&sa, &len) ||
+        pthread_create(&thread, NULL, raw_main, &listener))
         rig_die("raw", strerror(errno));
     wait_for_end(ntohs(sa.sin_port));
     _exit(0); /* its thread never ends */
@@ -218,7 +231,8 @@ static int serve_raw(void)
 
 /* --- lws ----------------------------------------------------------------------------------- */
 
-static int on_lws(struct lws *wsi, enum lws_callback_reasons reason, void *user, void *in, size_t len)
+static int on_lws(struct lws *wsi, enum lws_callback_reasons reason, void *user, void *in,
+                  size_t len)
 {
     (void)user, (void)in, (void)len;
     if (reason == LWS_CALLBACK_HTTP)
@@ -226,8 +240,13 @@ static int on_lws(struct lws *wsi, enum lws_callback_reasons reason, void *user,
     if (reason != LWS_CALLBACK_HTTP_WRITEABLE)
         return 0;
     unsigned char out[LWS_PRE + 512];
-    int n = snprintf((char *)out + LWS_PRE, 512, "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 3\r\n" FIELDS "\r\nok\n");
-    return lws_write(wsi, out + LWS_PRE, (size_t)n, LWS_WRITE_HTTP) < 0 || lws_http_transaction_completed(wsi) ? -1 : 0;
+    int n = snprintf((char *)out + LWS_PRE, 512,
+                     "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 3\r\n" FIELDS
+                     "\r\nok\n");
+    return lws_write(wsi, out + LWS_PRE, (size_t)n, LWS_WRITE_HTTP) < 0 ||
+                   lws_http_transaction_completed(wsi)
+               ? -1
+               : 0;
 }
 
 static void *lws_main(void *arg)
@@ -239,10 +258,13 @@ static void *lws_main(void *arg)
 
 static int serve_lws(void)
 {
-    static const struct lws_protocols protocols[] = { { .name = "http", .callback = on_lws }, { 0 } };
+    static const struct lws_protocols protocols[] = { { .name = "http", .callback = on_lws },
+                                                      { 0 } };
     pthread_t thread;
-    struct lws_context_creation_info info = { .protocols = protocols, .options = LWS_SERVER_OPTION_EXPLICIT_VHOSTS,
-                                              .iface = "lo", .max_http_header_pool = 1000 };
+    struct lws_context_creation_info info = { .protocols = protocols,
+                                              .options = LWS_SERVER_OPTION_EXPLICIT_VHOSTS,
+                                              .iface = "lo",
+                                              .max_http_header_pool = 1000 };
     lws_set_log_level(0, NULL);
     struct lws_context *context = lws_create_context(&info);
     struct lws_vhost *vhost = context ? lws_create_vhost(context, &info) : NULL;

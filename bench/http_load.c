@@ -137,9 +137,11 @@ static void make_requests(struct peer *peers)
                 die("no bearer");
         }
         if (f)
-            (void)ast_buf_addf(r, "authorization: Bearer %.*s\r\n", (int)strcspn(block, "\n"), block);
+            (void)ast_buf_addf(r, "authorization: Bearer %.*s\r\n", (int)strcspn(block, "\n"),
+                               block);
         if (opt.body)
-            (void)ast_buf_addf(r, "content-type: application/json\r\ncontent-length: %zu\r\n", strlen(opt.body));
+            (void)ast_buf_addf(r, "content-type: application/json\r\ncontent-length: %zu\r\n",
+                               strlen(opt.body));
         (void)ast_buf_addf(r, "\r\n%s", opt.body ? opt.body : "");
         if (r->fail)
             die("request");
@@ -189,8 +191,10 @@ static void read_options(int argc, char **argv)
         }
     }
     if (!opt.port || !opt.connections) {
-        fprintf(stderr, "usage: http_load --port N [--connections N] [--seconds S] [--warm MS] [--method M] [--path P]\n"
-                        "                 [--body JSON] [--want TEXT] [--bearers FILE]\n");
+        fprintf(
+            stderr,
+            "usage: http_load --port N [--connections N] [--seconds S] [--warm MS] [--method M] [--path P]\n"
+            "                 [--body JSON] [--want TEXT] [--bearers FILE]\n");
         exit(2);
     }
 }
@@ -225,9 +229,11 @@ int main(int argc, char **argv)
     if (latencies_us.n)
         qsort(latencies_us.v, latencies_us.n, sizeof *latencies_us.v, by_value);
     double seconds = (double)(now - count_from_ns) / 1e9;
-    printf("{\"answers\":%llu,\"lost\":%llu,\"reconnects\":%llu,\"seconds\":%.3f,\"rate\":%.0f,\"p50_us\":%u,\"p90_us\":%u,"
-           "\"p99_us\":%u,\"max_us\":%u}\n",
-           (unsigned long long)answers, (unsigned long long)lost, (unsigned long long)reconnects, seconds,
-           (double)answers / seconds, percentile(0.5), percentile(0.9), percentile(0.99), percentile(1));
+    printf(
+        "{\"answers\":%llu,\"lost\":%llu,\"reconnects\":%llu,\"seconds\":%.3f,\"rate\":%.0f,\"p50_us\":%u,\"p90_us\":%u,"
+        "\"p99_us\":%u,\"max_us\":%u}\n",
+        (unsigned long long)answers, (unsigned long long)lost, (unsigned long long)reconnects,
+        seconds, (double)answers / seconds, percentile(0.5), percentile(0.9), percentile(0.99),
+        percentile(1));
     return lost ? 1 : 0;
 }

@@ -1,15 +1,15 @@
 /* Tools that keep short notes, per principal, in the key-value store. */
 #include "astrid.h"
 
-#define PREFIX "note/"
-#define MAX_NAME 128u
-#define MAX_TEXT 65536u
-#define PAGE 256u
+#define PREFIX     "note/"
+#define MAX_NAME   128u
+#define MAX_TEXT   65536u
+#define PAGE       256u
 #define MAX_LISTED 1024u
 
 /* The store key of a note's name; false with a message when the name will not do. */
-static bool note_key(struct astrid_str arguments, struct astrid_str *ret_name, struct astrid_str *ret_key,
-                     struct astrid_buf *out)
+static bool note_key(struct astrid_str arguments, struct astrid_str *ret_name,
+                     struct astrid_str *ret_key, struct astrid_buf *out)
 {
     struct astrid_buf key = { 0 };
 
@@ -64,15 +64,12 @@ static bool note_get(struct astrid_str arguments, struct astrid_buf *out)
     if (!note_key(arguments, &name, &key, out))
         return false;
     switch (astrid_kv_get(key, &text)) {
-    case ASTRID_KV_OK:
-        astrid_buf_json(out, text);
-        return true;
+    case ASTRID_KV_OK: astrid_buf_json(out, text); return true;
     case ASTRID_KV_ABSENT:
         astrid_buf_lit(out, "there is no note named ");
         astrid_buf_json(out, name);
         return false;
-    case ASTRID_KV_FAILED:
-        break;
+    case ASTRID_KV_FAILED: break;
     }
     astrid_buf_lit(out, "the note could not be read");
     return false;
@@ -119,21 +116,26 @@ static bool note_list(struct astrid_str arguments, struct astrid_buf *out)
             break;
         cursor = keys[n - 1];
     }
-    astrid_buf_add(out, more && listed >= MAX_LISTED ? ASTRID_STR("],\"truncated\":true}") : ASTRID_STR("]}"));
+    astrid_buf_add(out, more && listed >= MAX_LISTED ? ASTRID_STR("],\"truncated\":true}")
+                                                     : ASTRID_STR("]}"));
     return true;
 }
 
-#define SCHEMA(required, properties, mutable)                                                                          \
-    "{\"$schema\":\"http://json-schema.org/draft-07/schema#\",\"type\":\"object\"" required ",\"properties\":{" properties      \
-    "},\"mutable\":" mutable "}"
+#define SCHEMA(required, properties, mutable)                                                      \
+    "{\"$schema\":\"http://json-schema.org/draft-07/schema#\",\"type\":\"object\"" required        \
+    ",\"properties\":{" properties "},\"mutable\":" mutable "}"
 #define NAME "\"name\":{\"type\":\"string\",\"minLength\":1,\"maxLength\":128}"
 
 ASTRID_NO_HANDLERS;
-ASTRID_TOOLS("Keeps short notes, separately for each principal.",
-             { "note_set", "Stores a note under a name, replacing an older one. The name has 1 to 128 bytes, the text at most 65536.",
-               SCHEMA(",\"required\":[\"name\",\"text\"]", NAME ",\"text\":{\"type\":\"string\"}", "true"), note_set },
-             { "note_get", "Reads the note of that name. An unknown name is an error.",
-               SCHEMA(",\"required\":[\"name\"]", NAME, "false"), note_get },
-             { "note_list", "The names of all notes, in ascending order. Takes no arguments.", SCHEMA("", "", "false"), note_list },
-             { "note_delete", "Deletes the note of that name; an unknown name is fine.",
-               SCHEMA(",\"required\":[\"name\"]", NAME, "true"), note_delete });
+ASTRID_TOOLS(
+    "Keeps short notes, separately for each principal.",
+    { "note_set",
+      "Stores a note under a name, replacing an older one. The name has 1 to 128 bytes, the text at most 65536.",
+      SCHEMA(",\"required\":[\"name\",\"text\"]", NAME ",\"text\":{\"type\":\"string\"}", "true"),
+      note_set },
+    { "note_get", "Reads the note of that name. An unknown name is an error.",
+      SCHEMA(",\"required\":[\"name\"]", NAME, "false"), note_get },
+    { "note_list", "The names of all notes, in ascending order. Takes no arguments.",
+      SCHEMA("", "", "false"), note_list },
+    { "note_delete", "Deletes the note of that name; an unknown name is fine.",
+      SCHEMA(",\"required\":[\"name\"]", NAME, "true"), note_delete });

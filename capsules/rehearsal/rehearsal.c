@@ -3,22 +3,25 @@
  * Every prompt gets exactly one final answer, whatever happens. */
 #include "astrid.h"
 
-#define TOOL_TIMEOUT_MS 5000u
+#define TOOL_TIMEOUT_MS  5000u
 #define DESCRIBE_WAIT_MS 300u
 
 /* One prompt being answered. */
 struct turn {
     struct astrid_str text, session; /* session: JSON string literal with quotes */
-    struct astrid_buf said;          /* what the deltas have told so far; the final answer repeats it whole */
+    /* what the deltas have told so far; the final answer repeats it whole */
+    struct astrid_buf said;
 };
 
-static void publish_part(const struct turn *t, struct astrid_str topic, struct astrid_str text, bool is_final)
+static void publish_part(const struct turn *t, struct astrid_str topic, struct astrid_str text,
+                         bool is_final)
 {
     struct astrid_buf b = { 0 };
 
     astrid_buf_lit(&b, "{\"type\":\"agent_response\",\"text\":");
     astrid_buf_json(&b, text);
-    astrid_buf_add(&b, is_final ? ASTRID_STR(",\"is_final\":true,\"session_id\":") : ASTRID_STR(",\"is_final\":false,\"session_id\":"));
+    astrid_buf_add(&b, is_final ? ASTRID_STR(",\"is_final\":true,\"session_id\":")
+                                : ASTRID_STR(",\"is_final\":false,\"session_id\":"));
     astrid_buf_add(&b, t->session);
     astrid_buf_lit(&b, "}");
     if (b.failed || !astrid_publish(topic, astrid_buf_view(&b)))
@@ -37,7 +40,8 @@ static void say(struct turn *t, struct astrid_str text)
 static void finish(struct turn *t)
 {
     if (t->said.failed)
-        publish_part(t, ASTRID_STR("agent.v1.response"), ASTRID_STR("I ran out of memory while answering."), true);
+        publish_part(t, ASTRID_STR("agent.v1.response"),
+                     ASTRID_STR("I ran out of memory while answering."), true);
     else
         publish_part(t, ASTRID_STR("agent.v1.response"), astrid_buf_view(&t->said), true);
 }
@@ -54,22 +58,25 @@ static struct astrid_str call_id(void)
 }
 
 /* The result of our own call among the messages; false when it is not there. */
-static bool find_result(const struct astrid_message *m, uint32_t n, struct astrid_str id, struct astrid_str *ret_content,
-                        bool *ret_is_error)
+static bool find_result(const struct astrid_message *m, uint32_t n, struct astrid_str id,
+                        struct astrid_str *ret_content, bool *ret_is_error)
 {
     for (uint32_t i = 0; i < n; i++) {
         struct astrid_str got, result, flag;
-        if (!astrid_json_member_text(m[i].payload, ASTRID_STR("call_id"), &got) || !astrid_str_eq(got, id) ||
+        if (!astrid_json_member_text(m[i].payload, ASTRID_STR("call_id"), &got) ||
+            !astrid_str_eq(got, id) ||
             !astrid_json_get(m[i].payload, ASTRID_STR("result"), &result) ||
             !astrid_json_member_text(result, ASTRID_STR("content"), ret_content))
             continue;
-        *ret_is_error = astrid_json_get(result, ASTRID_STR("is_error"), &flag) && astrid_str_eq(flag, ASTRID_STR("true"));
+        *ret_is_error = astrid_json_get(result, ASTRID_STR("is_error"), &flag) &&
+                        astrid_str_eq(flag, ASTRID_STR("true"));
         return true;
     }
     return false;
 }
 
-static bool await_result(astrid_subscription s, struct astrid_str id, struct astrid_str *ret_content, bool *ret_is_error)
+static bool await_result(astrid_subscription s, struct astrid_str id,
+                         struct astrid_str *ret_content, bool *ret_is_error)
 {
     uint64_t deadline = astrid_clock_monotonic_ns() + (uint64_t)TOOL_TIMEOUT_MS * 1000000;
 
@@ -85,7 +92,8 @@ static bool await_result(astrid_subscription s, struct astrid_str id, struct ast
 }
 
 /* Calls a tool of another capsule. True with its content (JSON text), else false with a sentence about what went wrong. */
-static bool call_tool(struct astrid_str tool, struct astrid_str arguments, struct astrid_str *ret_content)
+static bool call_tool(struct astrid_str tool, struct astrid_str arguments,
+                      struct astrid_str *ret_content)
 {
     struct astrid_buf topic = { 0 }, result_topic = { 0 }, request = { 0 };
     struct astrid_str id = call_id();
@@ -105,7 +113,8 @@ static bool call_tool(struct astrid_str tool, struct astrid_str arguments, struc
 
     /* Subscribed before asking: a quick answer is not missed. */
     astrid_subscription s = astrid_subscribe(astrid_buf_view(&result_topic));
-    if (!s || topic.failed || request.failed || !astrid_publish(astrid_buf_view(&topic), astrid_buf_view(&request))) {
+    if (!s || topic.failed || request.failed ||
+        !astrid_publish(astrid_buf_view(&topic), astrid_buf_view(&request))) {
         astrid_unsubscribe(s);
         *ret_content = ASTRID_STR("I may not call that tool.");
         return false;
@@ -113,7 +122,8 @@ static bool call_tool(struct astrid_str tool, struct astrid_str arguments, struc
     bool answered = await_result(s, id, ret_content, &is_error);
     astrid_unsubscribe(s);
     if (!answered)
-        *ret_content = ASTRID_STR("No capsule answered within 5 seconds. Is the capsule with that tool installed? `astrid capsule list` tells.");
+        *ret_content = ASTRID_STR(
+            "No capsule answered within 5 seconds. Is the capsule with that tool installed? `astrid capsule list` tells.");
     return answered && !is_error;
 }
 
@@ -331,24 +341,28 @@ static void answer_help(struct turn *t, struct astrid_str rest)
 {
     (void)rest;
     say_lit(t, "I am the rehearsal agent: no model is behind me, I only know a few phrases. ");
-    say_lit(t, "What I do for them is real, though: other capsules' tools are called through the bus.\n");
+    say_lit(
+        t,
+        "What I do for them is real, though: other capsules' tools are called through the bus.\n");
     say_lit(t, "- time: what time it is\n"
                "- note <name> <text>: write something down\n"
                "- recall <name>, notes, forget <name>\n"
                "- tools: which tools the installed capsules offer\n"
                "- whoami: which principal you act as\n"
                "- echo <text>\n");
-    say_lit(t, "To talk to a real model, install an agent capsule in my place: `astrid capsule remove astrid-rehearsal`, then "
-               "`astrid capsule install <path>`.");
+    say_lit(
+        t,
+        "To talk to a real model, install an agent capsule in my place: `astrid capsule remove astrid-rehearsal`, then "
+        "`astrid capsule install <path>`.");
 }
 
 static const struct {
     const char *word;
     void (*answer)(struct turn *t, struct astrid_str rest);
 } requests[] = {
-    { "help", answer_help },     { "time", answer_time },     { "note", answer_note }, { "recall", answer_recall },
-    { "notes", answer_notes },   { "forget", answer_forget }, { "tools", answer_tools }, { "whoami", answer_who },
-    { "echo", answer_echo },
+    { "help", answer_help },     { "time", answer_time },   { "note", answer_note },
+    { "recall", answer_recall }, { "notes", answer_notes }, { "forget", answer_forget },
+    { "tools", answer_tools },   { "whoami", answer_who },  { "echo", answer_echo },
 };
 
 /* Phrases people use instead of the words above; tried in order, after the first word was not known. */
@@ -356,14 +370,16 @@ static const struct {
     const char *phrase;
     void (*answer)(struct turn *t, struct astrid_str rest);
 } phrases[] = {
-    { "time is it", answer_time }, { "what time", answer_time }, { "what day", answer_time },   { "date", answer_time },
-    { "who am i", answer_who },    { "tools", answer_tools },    { "notes", answer_notes },     { "what can you", answer_help },
-    { "help", answer_help },
+    { "time is it", answer_time }, { "what time", answer_time },    { "what day", answer_time },
+    { "date", answer_time },       { "who am i", answer_who },      { "tools", answer_tools },
+    { "notes", answer_notes },     { "what can you", answer_help }, { "help", answer_help },
 };
 
 static void answer_unknown(struct turn *t)
 {
-    say_lit(t, "I am the rehearsal agent and have no model behind me, so I cannot really answer that. ");
+    say_lit(
+        t,
+        "I am the rehearsal agent and have no model behind me, so I cannot really answer that. ");
     say_lit(t, "You said: \"");
     say(t, (struct astrid_str){ t->text.p, t->text.n < 200 ? t->text.n : 200 });
     say_lit(t, "\". Try `help`, `time` or `tools`.");

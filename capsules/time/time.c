@@ -41,7 +41,8 @@ static void rfc3339(struct astrid_buf *b, uint64_t secs)
 
 static bool current_time(struct astrid_str arguments, struct astrid_buf *out)
 {
-    static const char *const days[] = { "Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday" };
+    static const char *const days[] = { "Thursday", "Friday",  "Saturday", "Sunday",
+                                        "Monday",   "Tuesday", "Wednesday" };
     uint64_t ms = astrid_clock_ms();
 
     (void)arguments; /* takes none */
@@ -73,14 +74,15 @@ static bool time_until(struct astrid_str arguments, struct astrid_buf *out)
 }
 
 ASTRID_NO_HANDLERS;
-ASTRID_TOOLS("Tells the time.",
-             { "current_time",
-               "The current date and time in UTC (RFC 3339), the weekday and the milliseconds since 1970. Takes no arguments.",
-               "{\"$schema\":\"http://json-schema.org/draft-07/schema#\",\"type\":\"object\",\"properties\":{},\"mutable\":false}",
-               current_time },
-             { "time_until",
-               "How many seconds lie between now and a moment given as unix_ms (milliseconds since 1970), and whether that moment "
-               "is in the past.",
-               "{\"$schema\":\"http://json-schema.org/draft-07/schema#\",\"type\":\"object\",\"required\":[\"unix_ms\"],\"mutable\":"
-               "false,\"properties\":{\"unix_ms\":{\"type\":\"integer\",\"minimum\":0}}}",
-               time_until });
+ASTRID_TOOLS(
+    "Tells the time.",
+    { "current_time",
+      "The current date and time in UTC (RFC 3339), the weekday and the milliseconds since 1970. Takes no arguments.",
+      "{\"$schema\":\"http://json-schema.org/draft-07/schema#\",\"type\":\"object\",\"properties\":{},\"mutable\":false}",
+      current_time },
+    { "time_until",
+      "How many seconds lie between now and a moment given as unix_ms (milliseconds since 1970), and whether that moment "
+      "is in the past.",
+      "{\"$schema\":\"http://json-schema.org/draft-07/schema#\",\"type\":\"object\",\"required\":[\"unix_ms\"],\"mutable\":"
+      "false,\"properties\":{\"unix_ms\":{\"type\":\"integer\",\"minimum\":0}}}",
+      time_until });

@@ -36,7 +36,8 @@ void *astrid_alloc(uint32_t size)
 }
 
 /* The host's way to hand us text. A block that is the newest one grows in place. */
-EXPORT("cabi_realloc") void *astrid_realloc(void *old, uint32_t old_size, uint32_t align, uint32_t size)
+EXPORT("cabi_realloc")
+void *astrid_realloc(void *old, uint32_t old_size, uint32_t align, uint32_t size)
 {
     if (old && (uintptr_t)old + old_size == arena_at && size >= old_size) {
         return bump(size - old_size, 1) ? old : (__builtin_trap(), NULL);
@@ -111,7 +112,8 @@ void astrid_unsubscribe(astrid_subscription s)
         astrid_ipc_subscription_drop(s);
 }
 
-bool astrid_receive(astrid_subscription s, uint64_t timeout_ms, const struct astrid_message **ret, uint32_t *ret_n)
+bool astrid_receive(astrid_subscription s, uint64_t timeout_ms, const struct astrid_message **ret,
+                    uint32_t *ret_n)
 {
     struct astrid_result_ipc_ipc_envelope_ipc_error r;
 
@@ -124,7 +126,9 @@ bool astrid_receive(astrid_subscription s, uint64_t timeout_ms, const struct ast
         return false;
     for (uint32_t i = 0; i < n; i++) {
         const struct astrid_ipc_ipc_message *m = &r.u.ok.messages.v[i];
-        out[i] = (struct astrid_message){ .topic = m->topic, .payload = m->payload, .source_id = m->source_id };
+        out[i] = (struct astrid_message){ .topic = m->topic,
+                                          .payload = m->payload,
+                                          .source_id = m->source_id };
         if (m->principal.tag == ASTRID_IPC_PRINCIPAL_ATTRIBUTION_VERIFIED)
             out[i].principal = m->principal.u.verified;
         else if (m->principal.tag == ASTRID_IPC_PRINCIPAL_ATTRIBUTION_CLAIMED)
@@ -162,8 +166,8 @@ bool astrid_kv_delete(struct astrid_str key)
     return !r.is_err;
 }
 
-bool astrid_kv_list(struct astrid_str prefix, struct astrid_str cursor, uint32_t limit, const struct astrid_str **ret,
-                    uint32_t *ret_n, bool *ret_more)
+bool astrid_kv_list(struct astrid_str prefix, struct astrid_str cursor, uint32_t limit,
+                    const struct astrid_str **ret, uint32_t *ret_n, bool *ret_more)
 {
     struct astrid_result_kv_key_page_kv_error r;
 
@@ -245,7 +249,8 @@ static struct astrid_result describe_tools(void)
 }
 
 /* The reply always comes, also when the tool failed. */
-static void publish_tool_result(const struct astrid_tool *t, struct astrid_str call_id, bool ok, struct astrid_str content)
+static void publish_tool_result(const struct astrid_tool *t, struct astrid_str call_id, bool ok,
+                                struct astrid_str content)
 {
     struct astrid_buf topic = { 0 }, b = { 0 };
 
@@ -258,7 +263,8 @@ static void publish_tool_result(const struct astrid_tool *t, struct astrid_str c
     astrid_buf_json(&b, call_id);
     astrid_buf_lit(&b, ",\"content\":");
     astrid_buf_json(&b, content);
-    astrid_buf_add(&b, ok ? ASTRID_STR(",\"is_error\":false}}") : ASTRID_STR(",\"is_error\":true}}"));
+    astrid_buf_add(&b,
+                   ok ? ASTRID_STR(",\"is_error\":false}}") : ASTRID_STR(",\"is_error\":true}}"));
     if (topic.failed || b.failed || !astrid_publish(astrid_buf_view(&topic), astrid_buf_view(&b)))
         astrid_log(ASTRID_LOG_ERROR, ASTRID_STR("a tool result could not be published"));
 }
@@ -273,7 +279,8 @@ static struct astrid_result execute_tool(const struct astrid_tool *t, struct ast
     if (!astrid_json_member_text(payload, ASTRID_STR("call_id"), &call_id) ||
         !astrid_json_member_text(payload, ASTRID_STR("tool_name"), &name) ||
         !astrid_json_get(payload, ASTRID_STR("arguments"), &arguments))
-        return astrid_deny(ASTRID_STR("failed to parse tool execute payload: call_id, tool_name and arguments are required"));
+        return astrid_deny(ASTRID_STR(
+            "failed to parse tool execute payload: call_id, tool_name and arguments are required"));
     arguments = astrid_str_trim(arguments);
     if (astrid_str_eq(arguments, ASTRID_STR("null")))
         arguments = ASTRID_STR("{}");
@@ -326,16 +333,19 @@ struct capsule_result {
 _Static_assert(sizeof(struct capsule_result) == 20, "canonical layout");
 
 EXPORT("astrid-hook-trigger")
-struct capsule_result *astrid_hook(const char *action, uint32_t action_n, const char *payload, uint32_t payload_n)
+struct capsule_result *astrid_hook(const char *action, uint32_t action_n, const char *payload,
+                                   uint32_t payload_n)
 {
     static struct capsule_result ret;
     static const struct astrid_str words[] = { [ASTRID_CONTINUE] = { "continue", 8 },
                                                [ASTRID_FINAL] = { "final", 5 },
                                                [ASTRID_DENY] = { "deny", 4 } };
-    struct astrid_result r =
-        run_action((struct astrid_str){ action, action_n }, (struct astrid_str){ payload, payload_n });
+    struct astrid_result r = run_action((struct astrid_str){ action, action_n },
+                                        (struct astrid_str){ payload, payload_n });
 
-    ret = (struct capsule_result){ .action = words[r.action], .has_data = r.has_data, .data = r.data };
+    ret = (struct capsule_result){ .action = words[r.action],
+                                   .has_data = r.has_data,
+                                   .data = r.data };
     return &ret;
 }
 

@@ -20,7 +20,8 @@ enum astrid_action { ASTRID_CONTINUE, ASTRID_FINAL, ASTRID_DENY };
 struct astrid_result {
     enum astrid_action action;
     bool has_data;
-    struct astrid_str data; /* CONTINUE: replaces the payload for the next handler; DENY: the reason */
+    /* CONTINUE: replaces the payload for the next handler; DENY: the reason */
+    struct astrid_str data;
 };
 
 static inline struct astrid_result astrid_continue(void)
@@ -94,7 +95,8 @@ struct astrid_message {
     struct astrid_str principal; /* empty: the system */
 };
 /* Waits up to timeout_ms (at most 60 000) and gives what arrived; *ret_n may be 0. False when the subscription is gone. */
-bool astrid_receive(astrid_subscription s, uint64_t timeout_ms, const struct astrid_message **ret, uint32_t *ret_n);
+bool astrid_receive(astrid_subscription s, uint64_t timeout_ms, const struct astrid_message **ret,
+                    uint32_t *ret_n);
 
 /* ---- key-value store: the invoking principal's own namespace of this capsule ---- */
 
@@ -103,8 +105,8 @@ enum astrid_kv astrid_kv_get(struct astrid_str key, struct astrid_str *ret);
 bool astrid_kv_set(struct astrid_str key, struct astrid_str value);
 bool astrid_kv_delete(struct astrid_str key);
 /* Up to `limit` (0 = 1024) keys > cursor that start with prefix; *ret_more tells whether others follow. */
-bool astrid_kv_list(struct astrid_str prefix, struct astrid_str cursor, uint32_t limit, const struct astrid_str **ret,
-                    uint32_t *ret_n, bool *ret_more);
+bool astrid_kv_list(struct astrid_str prefix, struct astrid_str cursor, uint32_t limit,
+                    const struct astrid_str **ret, uint32_t *ret_n, bool *ret_more);
 
 /* ---- the rest of the system ---- */
 
@@ -112,10 +114,16 @@ bool astrid_kv_list(struct astrid_str prefix, struct astrid_str cursor, uint32_t
 bool astrid_config(struct astrid_str key, struct astrid_str *ret);
 /* The principal this call acts for; empty when there is no caller. */
 struct astrid_str astrid_caller(void);
-uint64_t astrid_clock_ms(void);        /* since 1970 */
+uint64_t astrid_clock_ms(void); /* since 1970 */
 uint64_t astrid_clock_monotonic_ns(void);
 
-enum astrid_log_level { ASTRID_LOG_TRACE, ASTRID_LOG_DEBUG, ASTRID_LOG_INFO, ASTRID_LOG_WARN, ASTRID_LOG_ERROR };
+enum astrid_log_level {
+    ASTRID_LOG_TRACE,
+    ASTRID_LOG_DEBUG,
+    ASTRID_LOG_INFO,
+    ASTRID_LOG_WARN,
+    ASTRID_LOG_ERROR
+};
 void astrid_log(enum astrid_log_level level, struct astrid_str text);
 
 /* Ends the call as a crash; use it for broken invariants only. */

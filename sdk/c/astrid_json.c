@@ -221,7 +221,14 @@ static bool skip_string(struct astrid_str s, uint32_t *at)
             if (++p == end)
                 return false;
             switch (*p) {
-            case '"': case '\\': case '/': case 'b': case 'f': case 'n': case 'r': case 't': used = 1; break;
+            case '"':
+            case '\\':
+            case '/':
+            case 'b':
+            case 'f':
+            case 'n':
+            case 'r':
+            case 't': used = 1; break;
             case 'u': used = read_escape_u(p, end, &c); break;
             default: return false;
             }
@@ -377,7 +384,8 @@ bool astrid_json_get(struct astrid_str json, struct astrid_str key, struct astri
         struct astrid_str name;
         skip_space(json, &from);
         at = from;
-        if (!skip_string(json, &at) || !astrid_json_text((struct astrid_str){ json.p + from, at - from }, &name))
+        if (!skip_string(json, &at) ||
+            !astrid_json_text((struct astrid_str){ json.p + from, at - from }, &name))
             return false;
         at = from;
         if (!skip_key(json, &at))
@@ -474,11 +482,26 @@ bool astrid_json_text(struct astrid_str value, struct astrid_str *ret)
         }
         uint32_t c, used;
         switch (*++p) {
-        case 'b': out[n++] = '\b'; p++; break;
-        case 'f': out[n++] = '\f'; p++; break;
-        case 'n': out[n++] = '\n'; p++; break;
-        case 'r': out[n++] = '\r'; p++; break;
-        case 't': out[n++] = '\t'; p++; break;
+        case 'b':
+            out[n++] = '\b';
+            p++;
+            break;
+        case 'f':
+            out[n++] = '\f';
+            p++;
+            break;
+        case 'n':
+            out[n++] = '\n';
+            p++;
+            break;
+        case 'r':
+            out[n++] = '\r';
+            p++;
+            break;
+        case 't':
+            out[n++] = '\t';
+            p++;
+            break;
         case 'u':
             used = read_escape_u(p, end, &c);
             if (!used)

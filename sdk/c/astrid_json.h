@@ -18,7 +18,7 @@ struct astrid_str {
 };
 #endif
 
-#define ASTRID_STR(lit) ((struct astrid_str){ "" lit "", sizeof(lit) - 1 })
+#define ASTRID_STR(lit)   ((struct astrid_str){ "" lit "", sizeof(lit) - 1 })
 #define ASTRID_JSON_DEPTH 64 /* deeper input is refused */
 
 /* Zeroed, 8-byte aligned; NULL when memory is used up. */

@@ -26,7 +26,10 @@ struct ast_arena_mark {
     size_t used;
 };
 
-#define AST_ARENA_INIT(ceiling) { .max = (ceiling) }
+#define AST_ARENA_INIT(ceiling)                                                                    \
+    {                                                                                              \
+        .max = (ceiling)                                                                           \
+    }
 
 void ast_arena_done(struct ast_arena *a);
 AST_DEFINE_AUTO_VALUE(struct ast_arena, ast_arena_done)

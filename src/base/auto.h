@@ -29,11 +29,11 @@
         val_;                                                                                      \
     })
 
-#define AST_MUST_CHECK __attribute__((warn_unused_result))
+#define AST_MUST_CHECK        __attribute__((warn_unused_result))
 #define AST_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
 
 #define AST_CONTAINER_OF(ptr, type, member) ((type *)((char *)(ptr)-offsetof(type, member)))
-#define AST_ARRAY_LEN(a) (sizeof(a) / sizeof((a)[0]))
+#define AST_ARRAY_LEN(a)                    (sizeof(a) / sizeof((a)[0]))
 #define AST_MIN(a, b)                                                                              \
     ({                                                                                             \
         __auto_type a_ = (a);                                                                      \

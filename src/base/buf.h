@@ -18,7 +18,10 @@ struct ast_buf {
     enum ast_rc fail; /* AST_OK, AST_E_TOO_LARGE or AST_E_NO_MEMORY; sticky */
 };
 
-#define AST_BUF_INIT(ceiling) { .max = (ceiling) }
+#define AST_BUF_INIT(ceiling)                                                                      \
+    {                                                                                              \
+        .max = (ceiling)                                                                           \
+    }
 
 void ast_buf_done(struct ast_buf *b); /* frees, keeps the ceiling */
 AST_DEFINE_AUTO_VALUE(struct ast_buf, ast_buf_done)

@@ -56,7 +56,10 @@ struct ast_err {
     char msg[AST_ERR_MSG_BYTES]; /* NUL-terminated, cut with "..." when too long */
 };
 
-#define AST_ERR_INIT { .rc = AST_OK, .msg = "" }
+#define AST_ERR_INIT                                                                               \
+    {                                                                                              \
+        .rc = AST_OK, .msg = ""                                                                    \
+    }
 
 /* Stores the code and the formatted message; returns `rc`. `err` may be NULL. */
 enum ast_rc ast_fail(struct ast_err *err, enum ast_rc rc, const char *fmt, ...) AST_PRINTF(3, 4);

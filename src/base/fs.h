@@ -35,7 +35,7 @@ enum ast_rc ast_fs_remove_tree(const char *path, struct ast_err *err);
 char *ast_fs_join(const char *dir, const char *name);
 char *ast_fs_joinf(const char *dir, const char *fmt, ...) AST_PRINTF(2, 3);
 
-void ast_fs_close_auto(int *fd); /* for AST_AUTO(ast_fs_close) int fd = -1; */
+void ast_fs_close_auto(int *fd);            /* for AST_AUTO(ast_fs_close) int fd = -1; */
 static inline void ast_cfree_auto(void *pp) /* AST_AUTO(ast_cfree) char *p = NULL; */
 {
     extern void free(void *);

@@ -17,7 +17,7 @@ struct ast_heap {
 };
 
 void ast_heap_done(struct ast_heap *h);
-bool ast_heap_push(struct ast_heap *h, struct ast_heap_node *node); /* false: out of memory */
-struct ast_heap_node *ast_heap_peek(const struct ast_heap *h);      /* NULL when empty */
-struct ast_heap_node *ast_heap_pop(struct ast_heap *h);             /* NULL when empty */
+bool ast_heap_push(struct ast_heap *h, struct ast_heap_node *node);   /* false: out of memory */
+struct ast_heap_node *ast_heap_peek(const struct ast_heap *h);        /* NULL when empty */
+struct ast_heap_node *ast_heap_pop(struct ast_heap *h);               /* NULL when empty */
 void ast_heap_remove(struct ast_heap *h, struct ast_heap_node *node); /* no-op when not queued */

@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 
 #include "base/fs.h"
+
 #include "base/banned.h"
 
 #define HOME_MODE 0700

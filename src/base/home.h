@@ -25,23 +25,24 @@ AST_MUST_CHECK
 enum ast_rc ast_home_ensure(const struct ast_home *h, struct ast_err *err);
 /* Rows P: one principal's home. */
 AST_MUST_CHECK
-enum ast_rc ast_home_ensure_principal(const struct ast_home *h, struct ast_str principal, struct ast_err *err);
+enum ast_rc ast_home_ensure_principal(const struct ast_home *h, struct ast_str principal,
+                                      struct ast_err *err);
 
 /* "<root>/<formatted>"; NULL when out of memory. free() it. */
 char *ast_home_path(const struct ast_home *h, const char *fmt, ...) AST_PRINTF(2, 3);
 
 /* The fixed names, relative to the root. */
-#define AST_HOME_SOCKET "run/system.sock"
-#define AST_HOME_LOCK "run/system.lock"
-#define AST_HOME_TOKEN "run/system.token"
-#define AST_HOME_READY "run/system.ready"
-#define AST_HOME_RUNTIME_KEY "keys/runtime.key"
-#define AST_HOME_GATEWAY_KEY "keys/gateway.ed25519"
+#define AST_HOME_SOCKET         "run/system.sock"
+#define AST_HOME_LOCK           "run/system.lock"
+#define AST_HOME_TOKEN          "run/system.token"
+#define AST_HOME_READY          "run/system.ready"
+#define AST_HOME_RUNTIME_KEY    "keys/runtime.key"
+#define AST_HOME_GATEWAY_KEY    "keys/gateway.ed25519"
 #define AST_HOME_GATEWAY_CONFIG "etc/gateway-http.toml"
-#define AST_HOME_GROUPS "etc/groups.toml"
-#define AST_HOME_PROFILES "etc/profiles"
-#define AST_HOME_STORE "var/astrid.lmdb"        /* ours; the original's var/state.db is never touched */
-#define AST_HOME_CODE_CACHE "var/code-cache"
-#define AST_HOME_BIN "bin"
-#define AST_HOME_WIT "wit"
-#define AST_HOME_LOG "log"
+#define AST_HOME_GROUPS         "etc/groups.toml"
+#define AST_HOME_PROFILES       "etc/profiles"
+#define AST_HOME_STORE          "var/astrid.lmdb" /* ours; the original's var/state.db is never touched */
+#define AST_HOME_CODE_CACHE     "var/code-cache"
+#define AST_HOME_BIN            "bin"
+#define AST_HOME_WIT            "wit"
+#define AST_HOME_LOG            "log"

@@ -7,7 +7,7 @@
 #include "base/error.h"
 #include "base/str.h"
 
-#define AST_PRINCIPAL_MAX 64
+#define AST_PRINCIPAL_MAX     64
 #define AST_PRINCIPAL_DEFAULT AST_STR("default")
 
 /* A principal id by value; n == 0 means "no principal" (system). */

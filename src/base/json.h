@@ -30,7 +30,7 @@ const struct ast_json *ast_json_root(const struct ast_json_doc *doc);
 enum ast_json_type {
     AST_JSON_NULL,
     AST_JSON_BOOL,
-    AST_JSON_INT,  /* fits int64_t or uint64_t */
+    AST_JSON_INT, /* fits int64_t or uint64_t */
     AST_JSON_REAL,
     AST_JSON_STRING,
     AST_JSON_ARRAY,
@@ -44,13 +44,16 @@ const char *ast_json_type_name(const struct ast_json *v); /* "string", for messa
 bool ast_json_bool(const struct ast_json *v, bool *ret);
 bool ast_json_u64(const struct ast_json *v, uint64_t *ret); /* false for negatives and reals */
 bool ast_json_i64(const struct ast_json *v, int64_t *ret);
-bool ast_json_f64(const struct ast_json *v, double *ret);          /* any number */
-bool ast_json_string(const struct ast_json *v, struct ast_str *ret); /* borrowed from the document */
+bool ast_json_f64(const struct ast_json *v, double *ret); /* any number */
+/* borrowed from the document */
+bool ast_json_string(const struct ast_json *v, struct ast_str *ret);
 
-const struct ast_json *ast_json_get(const struct ast_json *object, struct ast_str key); /* last one; NULL */
+/* last one; NULL */
+const struct ast_json *ast_json_get(const struct ast_json *object, struct ast_str key);
 #define ast_json_member(object, lit) ast_json_get((object), AST_STR(lit))
 /* The string member, or `fallback` when it is absent or not a string. */
-struct ast_str ast_json_str_or(const struct ast_json *object, struct ast_str key, struct ast_str fallback);
+struct ast_str ast_json_str_or(const struct ast_json *object, struct ast_str key,
+                               struct ast_str fallback);
 
 size_t ast_json_count(const struct ast_json *container); /* elements or members; 0 for others */
 
@@ -59,7 +62,10 @@ struct ast_json_iter {
     const void *at;
     size_t left;
 };
-#define AST_JSON_ITER(container_) { .container = (container_) }
+#define AST_JSON_ITER(container_)                                                                  \
+    {                                                                                              \
+        .container = (container_)                                                                  \
+    }
 /* *ret_key is empty in arrays. False at the end. */
 bool ast_json_next(struct ast_json_iter *it, struct ast_str *ret_key, const struct ast_json **ret);
 
@@ -79,15 +85,21 @@ enum ast_rc ast_json_compact(const struct ast_json *v, struct ast_buf *out);
  */
 #define AST_JW_MAX_DEPTH 32
 struct ast_jw {
-    struct ast_buf *out;           /* borrowed */
+    struct ast_buf *out; /* borrowed */
     uint8_t depth;
     bool has_key;
-    uint8_t indent;                /* 0 compact, else spaces per level */
-    bool first[AST_JW_MAX_DEPTH];  /* nothing written yet on that level */
-    char close[AST_JW_MAX_DEPTH];  /* ']' or '}' */
+    uint8_t indent;               /* 0 compact, else spaces per level */
+    bool first[AST_JW_MAX_DEPTH]; /* nothing written yet on that level */
+    char close[AST_JW_MAX_DEPTH]; /* ']' or '}' */
 };
-#define AST_JW_INIT(buf) { .out = (buf) }
-#define AST_JW_PRETTY(buf) { .out = (buf), .indent = 2 }
+#define AST_JW_INIT(buf)                                                                           \
+    {                                                                                              \
+        .out = (buf)                                                                               \
+    }
+#define AST_JW_PRETTY(buf)                                                                         \
+    {                                                                                              \
+        .out = (buf), .indent = 2                                                                  \
+    }
 
 void ast_jw_object(struct ast_jw *w);
 void ast_jw_array(struct ast_jw *w);
@@ -99,13 +111,13 @@ void ast_jw_i64(struct ast_jw *w, int64_t v);
 void ast_jw_f64(struct ast_jw *w, double v); /* NaN and infinities become null */
 void ast_jw_bool(struct ast_jw *w, bool v);
 void ast_jw_null(struct ast_jw *w);
-void ast_jw_raw(struct ast_jw *w, struct ast_str json); /* trusted, complete JSON text */
+void ast_jw_raw(struct ast_jw *w, struct ast_str json);        /* trusted, complete JSON text */
 void ast_jw_value(struct ast_jw *w, const struct ast_json *v); /* copies a parsed value, compact */
 
 #define ast_jw_kv_string(w, lit, s) (ast_jw_key((w), AST_STR(lit)), ast_jw_string((w), (s)))
-#define ast_jw_kv_u64(w, lit, v) (ast_jw_key((w), AST_STR(lit)), ast_jw_u64((w), (v)))
-#define ast_jw_kv_bool(w, lit, v) (ast_jw_key((w), AST_STR(lit)), ast_jw_bool((w), (v)))
-#define ast_jw_kv_null(w, lit) (ast_jw_key((w), AST_STR(lit)), ast_jw_null((w)))
+#define ast_jw_kv_u64(w, lit, v)    (ast_jw_key((w), AST_STR(lit)), ast_jw_u64((w), (v)))
+#define ast_jw_kv_bool(w, lit, v)   (ast_jw_key((w), AST_STR(lit)), ast_jw_bool((w), (v)))
+#define ast_jw_kv_null(w, lit)      (ast_jw_key((w), AST_STR(lit)), ast_jw_null((w)))
 
 /* Writes `s` as a JSON string literal with quotes. */
 enum ast_rc ast_json_quote(struct ast_str s, struct ast_buf *out);

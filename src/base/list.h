@@ -19,7 +19,8 @@ static inline bool ast_list_empty(const struct ast_list *head)
     return head->next == head;
 }
 
-static inline void ast_list_insert_(struct ast_list *n, struct ast_list *prev, struct ast_list *next)
+static inline void ast_list_insert_(struct ast_list *n, struct ast_list *prev,
+                                    struct ast_list *next)
 {
     n->prev = prev;
     n->next = next;
@@ -37,7 +38,8 @@ static inline void ast_list_push_front(struct ast_list *head, struct ast_list *n
     ast_list_insert_(n, head, head->next);
 }
 
-static inline void ast_list_remove(struct ast_list *n) /* leaves n self-linked: harmless to repeat */
+static inline void ast_list_remove(
+    struct ast_list *n) /* leaves n self-linked: harmless to repeat */
 {
     n->prev->next = n->next;
     n->next->prev = n->prev;

@@ -11,13 +11,20 @@
 #include "base/error.h"
 #include "base/str.h"
 
-enum ast_log_level { AST_LOG_TRACE, AST_LOG_DEBUG, AST_LOG_INFO, AST_LOG_WARN, AST_LOG_ERROR, AST_LOG_OFF };
+enum ast_log_level {
+    AST_LOG_TRACE,
+    AST_LOG_DEBUG,
+    AST_LOG_INFO,
+    AST_LOG_WARN,
+    AST_LOG_ERROR,
+    AST_LOG_OFF
+};
 enum ast_log_format { AST_LOG_COMPACT, AST_LOG_FULL, AST_LOG_PRETTY, AST_LOG_JSON };
 
 struct ast_log_config {
-    struct ast_str dir;        /* empty: stderr */
-    struct ast_str prefix;     /* file name prefix, "astrid" */
-    enum ast_log_level level;  /* default level */
+    struct ast_str dir;       /* empty: stderr */
+    struct ast_str prefix;    /* file name prefix, "astrid" */
+    enum ast_log_level level; /* default level */
     enum ast_log_format format;
     struct ast_str directives; /* "astrid.bus=debug,info"; bad parts are skipped with a warning */
     unsigned keep_files;       /* 0 = 7 */
@@ -41,12 +48,13 @@ struct ast_log_field {
     };
 };
 #define AST_F_STR(k, v) ((struct ast_log_field){ .key = (k), .kind = AST_LOG_F_STR, .s = (v) })
-#define AST_F_CSTR(k, v) ((struct ast_log_field){ .key = (k), .kind = AST_LOG_F_STR, .s = ast_str_c(v) })
-#define AST_F_U64(k, v) ((struct ast_log_field){ .key = (k), .kind = AST_LOG_F_U64, .u = (v) })
-#define AST_F_I64(k, v) ((struct ast_log_field){ .key = (k), .kind = AST_LOG_F_I64, .i = (v) })
-#define AST_F_F64(k, v) ((struct ast_log_field){ .key = (k), .kind = AST_LOG_F_F64, .f = (v) })
+#define AST_F_CSTR(k, v)                                                                           \
+    ((struct ast_log_field){ .key = (k), .kind = AST_LOG_F_STR, .s = ast_str_c(v) })
+#define AST_F_U64(k, v)  ((struct ast_log_field){ .key = (k), .kind = AST_LOG_F_U64, .u = (v) })
+#define AST_F_I64(k, v)  ((struct ast_log_field){ .key = (k), .kind = AST_LOG_F_I64, .i = (v) })
+#define AST_F_F64(k, v)  ((struct ast_log_field){ .key = (k), .kind = AST_LOG_F_F64, .f = (v) })
 #define AST_F_BOOL(k, v) ((struct ast_log_field){ .key = (k), .kind = AST_LOG_F_BOOL, .b = (v) })
-#define AST_F_SECURITY AST_F_BOOL("security_event", true)
+#define AST_F_SECURITY   AST_F_BOOL("security_event", true)
 
 void ast_log_write(enum ast_log_level level, const char *target, const struct ast_log_field *fields,
                    size_t field_count, const char *fmt, ...) AST_PRINTF(5, 6);
@@ -60,8 +68,8 @@ void ast_log_write(enum ast_log_level level, const char *target, const struct as
 /* ast_log_warn("gateway", "keep old configuration, ignoring '%s': %s", path, err.msg);
  * Messages without a printf-like argument take fields: ast_log_fields(LEVEL, target, text, F...). */
 #define ast_log_debug(target, ...) ast_log_(AST_LOG_DEBUG, target, NULL, 0, __VA_ARGS__)
-#define ast_log_info(target, ...) ast_log_(AST_LOG_INFO, target, NULL, 0, __VA_ARGS__)
-#define ast_log_warn(target, ...) ast_log_(AST_LOG_WARN, target, NULL, 0, __VA_ARGS__)
+#define ast_log_info(target, ...)  ast_log_(AST_LOG_INFO, target, NULL, 0, __VA_ARGS__)
+#define ast_log_warn(target, ...)  ast_log_(AST_LOG_WARN, target, NULL, 0, __VA_ARGS__)
 #define ast_log_error(target, ...) ast_log_(AST_LOG_ERROR, target, NULL, 0, __VA_ARGS__)
 #define ast_log_fields(level, target, text, ...)                                                   \
     do {                                                                                           \

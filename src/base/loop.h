@@ -21,8 +21,8 @@ enum ast_rc ast_loop_new(struct ast_loop **ret, struct ast_err *err);
  * was left open, and drops posts that have not run (ast_loop_run() runs what came before the stop). */
 void ast_loop_free(struct ast_loop *loop);
 AST_DEFINE_AUTO(struct ast_loop, ast_loop_free)
-void ast_loop_run(struct ast_loop *loop);  /* until ast_loop_stop() */
-void ast_loop_stop(struct ast_loop *loop); /* any thread */
+void ast_loop_run(struct ast_loop *loop);           /* until ast_loop_stop() */
+void ast_loop_stop(struct ast_loop *loop);          /* any thread */
 bool ast_loop_is_mine(const struct ast_loop *loop); /* the caller is the loop's thread */
 
 /* Runs fn(arg) on the loop thread, in order of posting per posting thread. Any thread. An embedded
@@ -38,7 +38,8 @@ void ast_loop_flush(struct ast_loop *loop);
 /* Allocating form; false when out of memory (fn is not called). */
 bool ast_loop_call(struct ast_loop *loop, void (*fn)(void *arg), void *arg);
 
-struct ast_timer *ast_timer_new(struct ast_loop *loop, void (*fn)(void *arg), void *arg); /* NULL: memory */
+/* NULL: memory */
+struct ast_timer *ast_timer_new(struct ast_loop *loop, void (*fn)(void *arg), void *arg);
 void ast_timer_start(struct ast_timer *t, uint64_t delay_ms, uint64_t repeat_ms /* 0 = once */);
 void ast_timer_stop(struct ast_timer *t);
 void ast_timer_close(struct ast_timer *t); /* NULL is fine */
@@ -46,8 +47,8 @@ void ast_timer_close(struct ast_timer *t); /* NULL is fine */
 enum ast_watch_events { AST_WATCH_READ = 1u << 0, AST_WATCH_WRITE = 1u << 1 };
 /* Level-triggered readiness of a non-blocking descriptor (stays owned by the caller; close the
  * watch first). fn gets AST_WATCH_* bits; errors and hang-ups show as READ. */
-struct ast_watch *ast_watch_new(struct ast_loop *loop, int fd, void (*fn)(void *arg, unsigned events),
-                                void *arg);
+struct ast_watch *ast_watch_new(struct ast_loop *loop, int fd,
+                                void (*fn)(void *arg, unsigned events), void *arg);
 void ast_watch_set(struct ast_watch *w, unsigned events); /* 0 pauses */
 void ast_watch_close(struct ast_watch *w);                /* NULL is fine */
 
@@ -57,4 +58,5 @@ enum ast_rc ast_loop_on_signal(struct ast_loop *loop, int signum, void (*fn)(voi
 
 /* Runs work(arg) on the shared blocking pool, then done(arg) on the loop thread. Any thread. False
  * when it could not be queued (nothing is called). */
-bool ast_loop_work(struct ast_loop *loop, void (*work)(void *arg), void (*done)(void *arg), void *arg);
+bool ast_loop_work(struct ast_loop *loop, void (*work)(void *arg), void (*done)(void *arg),
+                   void *arg);

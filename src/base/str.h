@@ -15,9 +15,9 @@ struct ast_str {
     size_t n;
 };
 
-#define AST_STR(lit) ((struct ast_str){ "" lit "", sizeof(lit) - 1 })
-#define AST_STR_NONE ((struct ast_str){ NULL, 0 })
-#define AST_STR_FMT "%.*s"
+#define AST_STR(lit)   ((struct ast_str){ "" lit "", sizeof(lit) - 1 })
+#define AST_STR_NONE   ((struct ast_str){ NULL, 0 })
+#define AST_STR_FMT    "%.*s"
 #define AST_STR_ARG(s) (int)(s).n, ((s).p ? (s).p : "")
 
 static inline struct ast_str ast_str_c(const char *c)
@@ -44,13 +44,15 @@ static inline bool ast_str_starts(struct ast_str s, struct ast_str prefix)
 
 static inline bool ast_str_ends(struct ast_str s, struct ast_str suffix)
 {
-    return s.n >= suffix.n && (suffix.n == 0 || memcmp(s.p + s.n - suffix.n, suffix.p, suffix.n) == 0);
+    return s.n >= suffix.n &&
+           (suffix.n == 0 || memcmp(s.p + s.n - suffix.n, suffix.p, suffix.n) == 0);
 }
 
 /* The part from `at` on; `at` beyond the end gives an empty view. */
 static inline struct ast_str ast_str_from(struct ast_str s, size_t at)
 {
-    return at >= s.n ? (struct ast_str){ s.p ? s.p + s.n : NULL, 0 } : (struct ast_str){ s.p + at, s.n - at };
+    return at >= s.n ? (struct ast_str){ s.p ? s.p + s.n : NULL, 0 }
+                     : (struct ast_str){ s.p + at, s.n - at };
 }
 
 static inline struct ast_str ast_str_first(struct ast_str s, size_t n)

@@ -61,7 +61,7 @@ static inline void ast_lock_guard_auto(struct ast_lock **l)
         ast_unlock(*l);
 }
 /* AST_WITH_LOCK(&bus->lock); holds it until the end of the block. */
-#define AST_WITH_LOCK(l) AST_WITH_LOCK_2_(l, __LINE__)
+#define AST_WITH_LOCK(l)          AST_WITH_LOCK_2_(l, __LINE__)
 #define AST_WITH_LOCK_2_(l, line) AST_WITH_LOCK_3_(l, line)
 #define AST_WITH_LOCK_3_(l, line)                                                                  \
     AST_AUTO(ast_lock_guard) struct ast_lock *ast_guard_##line = (l);                              \

@@ -10,7 +10,7 @@
 #include "base/str.h"
 
 #define AST_NS_PER_SEC INT64_C(1000000000)
-#define AST_NS_PER_MS INT64_C(1000000)
+#define AST_NS_PER_MS  INT64_C(1000000)
 
 int64_t ast_mono_ns(void); /* CLOCK_MONOTONIC */
 int64_t ast_wall_ns(void); /* nanoseconds since 1970, CLOCK_REALTIME */

@@ -10,7 +10,7 @@ struct ast_uuid {
     uint8_t b[16];
 };
 
-#define AST_UUID_NIL ((struct ast_uuid){ { 0 } })
+#define AST_UUID_NIL  ((struct ast_uuid){ { 0 } })
 #define AST_UUID_TEXT 37 /* 36 characters and NUL */
 
 struct ast_uuid ast_uuid_v4(void);

@@ -25,7 +25,7 @@ bool ast_vec_grow_(void **v, size_t *cap, size_t n, size_t elem);
          : false)
 
 #define ast_vec_remove_swap(vec, i) ((vec)->v[i] = (vec)->v[--(vec)->n])
-#define ast_vec_clear(vec) ((vec)->n = 0)
+#define ast_vec_clear(vec)          ((vec)->n = 0)
 #define ast_vec_done(vec)                                                                          \
     do {                                                                                           \
         free((vec)->v);                                                                            \

@@ -5,19 +5,21 @@
 
 #include "base/fs.h"
 #include "build/project.h"
+
 #include "base/banned.h"
 
 static void print_help(FILE *to)
 {
-    fputs("Builds a capsule project into a .capsule archive\n\n"
-          "Usage: astrid-build [OPTIONS] [PATH]\n\n"
-          "PATH is a folder with Capsule.toml [default: .]. C sources (*.c beside it, or in src/) are compiled to\n"
-          "WebAssembly with clang; a folder whose component is already there is packed as it is.\n\n"
-          "Options:\n"
-          "  -o, --output <DIR>  where the archive goes [default: the current folder]\n"
-          "  -h, --help          print this help\n"
-          "  -V, --version       print the version\n",
-          to);
+    fputs(
+        "Builds a capsule project into a .capsule archive\n\n"
+        "Usage: astrid-build [OPTIONS] [PATH]\n\n"
+        "PATH is a folder with Capsule.toml [default: .]. C sources (*.c beside it, or in src/) are compiled to\n"
+        "WebAssembly with clang; a folder whose component is already there is packed as it is.\n\n"
+        "Options:\n"
+        "  -o, --output <DIR>  where the archive goes [default: the current folder]\n"
+        "  -h, --help          print this help\n"
+        "  -V, --version       print the version\n",
+        to);
 }
 
 static enum ast_rc build(const char *dir, const char *output, struct ast_err *err)
@@ -28,7 +30,8 @@ static enum ast_rc build(const char *dir, const char *output, struct ast_err *er
     enum ast_rc rc = build_project_open(dir, &p, err);
 
     if (!rc && p.source_count) {
-        fprintf(stderr, "compiling %s (%zu file%s)\n", p.manifest->name.p, p.source_count, p.source_count == 1 ? "" : "s");
+        fprintf(stderr, "compiling %s (%zu file%s)\n", p.manifest->name.p, p.source_count,
+                p.source_count == 1 ? "" : "s");
         rc = build_project_compile(&p, err);
     }
     if (!rc)
@@ -37,7 +40,9 @@ static enum ast_rc build(const char *dir, const char *output, struct ast_err *er
         rc = build_project_pack(&p, output, &archive, err);
     if (!rc) {
         if (p.source_count)
-            fprintf(stderr, "%s\n", wrapped ? "wrapped into a component" : "kept as a core module (it loads as a component does)");
+            fprintf(stderr, "%s\n",
+                    wrapped ? "wrapped into a component"
+                            : "kept as a core module (it loads as a component does)");
         puts(archive);
     }
     return rc;
@@ -62,7 +67,9 @@ int main(int argc, char **argv)
         }
     }
     if (argc - optind > 1) {
-        fprintf(stderr, "error: unexpected argument '%s' found\n\nFor more information, try '--help'.\n", argv[optind + 1]);
+        fprintf(stderr,
+                "error: unexpected argument '%s' found\n\nFor more information, try '--help'.\n",
+                argv[optind + 1]);
         return 2;
     }
     if (build(optind < argc ? argv[optind] : ".", output, &err)) {

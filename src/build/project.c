@@ -14,6 +14,7 @@
 #include "build/sdk.h"
 #include "capsule/install.h"
 #include "wasm/component.h"
+
 #include "base/banned.h"
 
 #define MAX_ARGS 256
@@ -79,10 +80,11 @@ enum ast_rc build_project_open(const char *dir, struct build_project *ret, struc
     for (size_t i = 0; i < AST_ARRAY_LEN(foreign_kinds); i++) {
         AST_AUTO(ast_cfree) char *path = ast_fs_join(p.dir, foreign_kinds[i].file);
         if (path && ast_fs_exists(path))
-            return ast_fail(err, AST_E_UNSUPPORTED,
-                            "%s projects (%s) cannot be built by this build; build the component yourself and pack a folder "
-                            "that holds only Capsule.toml and the .wasm",
-                            foreign_kinds[i].kind, foreign_kinds[i].file);
+            return ast_fail(
+                err, AST_E_UNSUPPORTED,
+                "%s projects (%s) cannot be built by this build; build the component yourself and pack a folder "
+                "that holds only Capsule.toml and the .wasm",
+                foreign_kinds[i].kind, foreign_kinds[i].file);
     }
     if (!manifest || !ast_fs_exists(manifest))
         return ast_fail(err, AST_E_NOT_FOUND, "No Capsule.toml found in %s", p.dir);
@@ -129,10 +131,22 @@ static enum ast_rc run(const char *const *argv, const char *what, struct ast_err
 enum ast_rc build_project_compile(struct build_project *p, struct ast_err *err)
 {
     AST_AUTO(build_sdk_done) struct build_sdk sdk = { 0 };
-    const char *argv[MAX_ARGS] = { "clang", "--target=wasm32-unknown-unknown", "-std=gnu17", "-O2", "-ffreestanding",
-                                   "-nostdlib", "-mbulk-memory", "-Wall", "-Wextra", "-ffunction-sections",
-                                   "-fdata-sections", "-Wl,--no-entry", "-Wl,--gc-sections", "-Wl,--strip-all",
-                                   "-Wl,--stack-first", "-Wl,-z,stack-size=65536" };
+    const char *argv[MAX_ARGS] = { "clang",
+                                   "--target=wasm32-unknown-unknown",
+                                   "-std=gnu17",
+                                   "-O2",
+                                   "-ffreestanding",
+                                   "-nostdlib",
+                                   "-mbulk-memory",
+                                   "-Wall",
+                                   "-Wextra",
+                                   "-ffunction-sections",
+                                   "-fdata-sections",
+                                   "-Wl,--no-entry",
+                                   "-Wl,--gc-sections",
+                                   "-Wl,--strip-all",
+                                   "-Wl,--stack-first",
+                                   "-Wl,-z,stack-size=65536" };
     size_t n = 16;
 
     if (p->source_count == 0)
@@ -175,8 +189,8 @@ static bool have_program(const char *name)
     return false;
 }
 
-static enum ast_rc read_component(const struct build_project *p, struct ast_buf *bytes, struct ast_component *ret,
-                                  struct ast_err *err)
+static enum ast_rc read_component(const struct build_project *p, struct ast_buf *bytes,
+                                  struct ast_component *ret, struct ast_err *err)
 {
     enum ast_rc rc = ast_fs_read(p->wasm, AST_COMPONENT_MAX_BYTES, bytes, err);
     return rc ? rc : ast_component_scan(ast_buf_view(bytes), ret, err);
@@ -193,7 +207,8 @@ enum ast_rc build_project_wrap(struct build_project *p, bool *ret_wrapped, struc
         return AST_OK;
     enum ast_rc rc = read_component(p, &bytes, &scan, err);
     /* Run loops and install hooks would need a world of their own each; those modules stay as they are. */
-    if (rc || !scan.is_core_module || scan.has_run || scan.has_install || scan.has_upgrade || !have_program("wasm-tools"))
+    if (rc || !scan.is_core_module || scan.has_run || scan.has_install || scan.has_upgrade ||
+        !have_program("wasm-tools"))
         return rc;
     rc = build_sdk_find(&sdk, err);
     if (rc)
@@ -204,10 +219,12 @@ enum ast_rc build_project_wrap(struct build_project *p, bool *ret_wrapped, struc
         free(wit);
         wit = ast_fs_join(sdk.sources, "../../wit");
     }
-    AST_AUTO(ast_cfree) char *embedded = ast_fs_joinf(p->dir, ".%s.embedded.wasm", p->manifest->name.p);
+    AST_AUTO(ast_cfree)
+    char *embedded = ast_fs_joinf(p->dir, ".%s.embedded.wasm", p->manifest->name.p);
     if (!wit || !embedded || !ast_fs_is_dir(wit))
         return AST_OK; /* the core module stays: it loads as well */
-    const char *embed[] = { "wasm-tools", "component", "embed", wit, "--world", "handlers", p->wasm, "-o", embedded, NULL };
+    const char *embed[] = { "wasm-tools", "component", "embed", wit,      "--world",
+                            "handlers",   p->wasm,     "-o",    embedded, NULL };
     const char *make[] = { "wasm-tools", "component", "new", embedded, "-o", p->wasm, NULL };
     rc = run(embed, "wasm-tools component embed", err);
     if (!rc)
@@ -217,7 +234,8 @@ enum ast_rc build_project_wrap(struct build_project *p, bool *ret_wrapped, struc
     return rc;
 }
 
-enum ast_rc build_project_pack(struct build_project *p, const char *out_dir, char **ret_path, struct ast_err *err)
+enum ast_rc build_project_pack(struct build_project *p, const char *out_dir, char **ret_path,
+                               struct ast_err *err)
 {
     AST_AUTO(ast_buf_done) struct ast_buf bytes = AST_BUF_INIT(AST_COMPONENT_MAX_BYTES);
     struct ast_component scan;

@@ -21,4 +21,5 @@ enum ast_rc build_project_compile(struct build_project *p, struct ast_err *err);
 /* Wraps a core module into a component when wasm-tools is there; *ret_wrapped tells. Both forms load. */
 enum ast_rc build_project_wrap(struct build_project *p, bool *ret_wrapped, struct ast_err *err);
 /* Checks the component and packs <out_dir>/<name>.capsule; *ret_path is owned by the caller. */
-enum ast_rc build_project_pack(struct build_project *p, const char *out_dir, char **ret_path, struct ast_err *err);
+enum ast_rc build_project_pack(struct build_project *p, const char *out_dir, char **ret_path,
+                               struct ast_err *err);

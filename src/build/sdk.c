@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "base/fs.h"
+
 #include "base/banned.h"
 
 void build_sdk_done(struct build_sdk *s)
@@ -24,7 +25,8 @@ static bool holds(const char *dir, const char *name)
 /* Takes both; true when they are a complete SDK. */
 static bool try_pair(struct build_sdk *s, char *sources, char *header)
 {
-    if (holds(sources, "astrid.h") && holds(sources, "astrid.c") && holds(header, "astrid_host.h")) {
+    if (holds(sources, "astrid.h") && holds(sources, "astrid.c") &&
+        holds(header, "astrid_host.h")) {
         *s = (struct build_sdk){ sources, header };
         return true;
     }
@@ -47,9 +49,11 @@ enum ast_rc build_sdk_find(struct build_sdk *ret, struct ast_err *err)
         if (slash)
             *slash = 0;
         if (try_pair(ret, ast_fs_join(exe, "../sdk/c"), ast_fs_join(exe, "capsules")) ||
-            try_pair(ret, ast_fs_join(exe, "../share/astrid/sdk/c"), ast_fs_join(exe, "../share/astrid/sdk/c")))
+            try_pair(ret, ast_fs_join(exe, "../share/astrid/sdk/c"),
+                     ast_fs_join(exe, "../share/astrid/sdk/c")))
             return AST_OK;
     }
-    return ast_fail(err, AST_E_NOT_FOUND,
-                    "the C SDK (astrid.h and astrid_host.h) was not found beside astrid-build; set ASTRID_SDK to its folder");
+    return ast_fail(
+        err, AST_E_NOT_FOUND,
+        "the C SDK (astrid.h and astrid_host.h) was not found beside astrid-build; set ASTRID_SDK to its folder");
 }

@@ -13,9 +13,10 @@
 #include "base/fs.h"
 #include "base/vec.h"
 #include "capsule/install.h"
+
 #include "base/banned.h"
 
-#define ARCHIVE_BLOCK 65536u
+#define ARCHIVE_BLOCK    65536u
 #define ARCHIVE_MAX_PATH 1024u
 
 static inline void reader_auto(struct archive **a)
@@ -36,13 +37,15 @@ static enum ast_rc safe_path(struct ast_str raw, struct ast_buf *out, struct ast
     bool more = true;
 
     if (raw.n == 0 || raw.p[0] == '/' || raw.n > ARCHIVE_MAX_PATH)
-        return ast_fail(err, AST_E_INVALID, "Malicious archive detected: invalid path '" AST_STR_FMT "'",
+        return ast_fail(err, AST_E_INVALID,
+                        "Malicious archive detected: invalid path '" AST_STR_FMT "'",
                         AST_STR_ARG(ast_str_first(raw, 256)));
     while (ast_str_split(&rest, &more, '/', &piece)) {
         if (piece.n == 0 || ast_str_is(piece, "."))
             continue;
         if (ast_str_is(piece, ".."))
-            return ast_fail(err, AST_E_INVALID, "Malicious archive detected: invalid path '" AST_STR_FMT "'",
+            return ast_fail(err, AST_E_INVALID,
+                            "Malicious archive detected: invalid path '" AST_STR_FMT "'",
                             AST_STR_ARG(ast_str_first(raw, 256)));
         if (out->n)
             ast_buf_add_byte(out, '/');
@@ -52,7 +55,8 @@ static enum ast_rc safe_path(struct ast_str raw, struct ast_buf *out, struct ast
 }
 
 /* Opens `path`'s parent below `root`, making directories as needed; no component may be a symlink. */
-static enum ast_rc open_parent(int root, char *path, int *ret_fd, const char **ret_name, struct ast_err *err)
+static enum ast_rc open_parent(int root, char *path, int *ret_fd, const char **ret_name,
+                               struct ast_err *err)
 {
     AST_AUTO(ast_fs_close) int at = fcntl(root, F_DUPFD_CLOEXEC, 0);
     char *name = path;
@@ -77,7 +81,8 @@ static enum ast_rc open_parent(int root, char *path, int *ret_fd, const char **r
     return AST_OK;
 }
 
-static enum ast_rc write_bytes(int fd, const char *p, size_t n, const char *path, struct ast_err *err)
+static enum ast_rc write_bytes(int fd, const char *p, size_t n, const char *path,
+                               struct ast_err *err)
 {
     while (n) {
         ssize_t done = write(fd, p, n);
@@ -100,7 +105,8 @@ static enum ast_rc unpack_file(struct archive *a, struct archive_entry *entry, i
     if (rc)
         return rc;
     mode_t mode = (archive_entry_perm(entry) & 0777) | 0600; /* the installer must read it back */
-    AST_AUTO(ast_fs_close) int fd = openat(parent, name, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, mode);
+    AST_AUTO(ast_fs_close)
+    int fd = openat(parent, name, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, mode);
     if (fd < 0)
         return ast_fail_errno(err, AST_E_IO, errno, "Failed to unpack file: %s", path);
 
@@ -108,7 +114,8 @@ static enum ast_rc unpack_file(struct archive *a, struct archive_entry *entry, i
         char block[ARCHIVE_BLOCK];
         la_ssize_t n = archive_read_data(a, block, sizeof block);
         if (n < 0)
-            return ast_fail(err, AST_E_CORRUPT, "Failed to read archive entry: %s", archive_error_string(a));
+            return ast_fail(err, AST_E_CORRUPT, "Failed to read archive entry: %s",
+                            archive_error_string(a));
         if (n == 0)
             break;
         *unpacked += (uint64_t)n;
@@ -119,13 +126,14 @@ static enum ast_rc unpack_file(struct archive *a, struct archive_entry *entry, i
         if (rc)
             return rc;
     }
-    struct timespec times[2] = { { .tv_nsec = UTIME_OMIT }, { .tv_sec = archive_entry_mtime(entry) } };
+    struct timespec times[2] = { { .tv_nsec = UTIME_OMIT },
+                                 { .tv_sec = archive_entry_mtime(entry) } };
     (void)futimens(fd, times); /* a missing time stamp harms nobody */
     return AST_OK;
 }
 
-static enum ast_rc unpack_entry(struct archive *a, struct archive_entry *entry, int root, uint64_t *unpacked,
-                                struct ast_err *err)
+static enum ast_rc unpack_entry(struct archive *a, struct archive_entry *entry, int root,
+                                uint64_t *unpacked, struct ast_err *err)
 {
     AST_AUTO(ast_buf_done) struct ast_buf path = AST_BUF_INIT(ARCHIVE_MAX_PATH + 1);
     struct ast_str raw = ast_str_c(archive_entry_pathname(entry));
@@ -134,7 +142,8 @@ static enum ast_rc unpack_entry(struct archive *a, struct archive_entry *entry, 
         return rc;
     unsigned type = archive_entry_filetype(entry);
     if (archive_entry_hardlink(entry) || type == AE_IFLNK)
-        return ast_fail(err, AST_E_INVALID, "Malicious archive detected: symlinks are not allowed ('" AST_STR_FMT "')",
+        return ast_fail(err, AST_E_INVALID,
+                        "Malicious archive detected: symlinks are not allowed ('" AST_STR_FMT "')",
                         AST_STR_ARG(raw));
     if (path.n == 0)
         return AST_OK; /* the archive's own root */
@@ -147,9 +156,11 @@ static enum ast_rc unpack_entry(struct archive *a, struct archive_entry *entry, 
         return rc;
     }
     if (type != AE_IFREG)
-        return ast_fail(err, AST_E_INVALID,
-                        "Malicious archive detected: only files and directories are allowed ('" AST_STR_FMT "')",
-                        AST_STR_ARG(raw));
+        return ast_fail(
+            err, AST_E_INVALID,
+            "Malicious archive detected: only files and directories are allowed ('" AST_STR_FMT
+            "')",
+            AST_STR_ARG(raw));
     return unpack_file(a, entry, root, path.p, unpacked, err);
 }
 
@@ -168,22 +179,28 @@ enum ast_rc ast_archive_unpack(const char *archive_path, const char *dir, struct
     AST_AUTO(ast_fs_close) int fd = open(archive_path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     struct stat st;
     if (fd < 0 || fstat(fd, &st))
-        return ast_fail_errno(err, ast_rc_from_errno(errno), errno, "Failed to open archive: %s", archive_path);
+        return ast_fail_errno(err, ast_rc_from_errno(errno), errno, "Failed to open archive: %s",
+                              archive_path);
     if (!S_ISREG(st.st_mode))
-        return ast_fail(err, AST_E_INVALID, "Failed to open archive: %s: not a regular file", archive_path);
+        return ast_fail(err, AST_E_INVALID, "Failed to open archive: %s: not a regular file",
+                        archive_path);
     if (archive_read_open_fd(a, fd, ARCHIVE_BLOCK))
-        return ast_fail(err, AST_E_CORRUPT, "Failed to read archive entry: %s", archive_error_string(a));
+        return ast_fail(err, AST_E_CORRUPT, "Failed to read archive entry: %s",
+                        archive_error_string(a));
 
     for (;;) {
         int r = archive_read_next_header(a, &entry);
         if (r == ARCHIVE_EOF && entries == 0)
-            return ast_fail(err, AST_E_CORRUPT, "Failed to read archive entries: %s is empty", archive_path);
+            return ast_fail(err, AST_E_CORRUPT, "Failed to read archive entries: %s is empty",
+                            archive_path);
         if (r == ARCHIVE_EOF)
             return AST_OK;
         if (r != ARCHIVE_OK)
-            return ast_fail(err, AST_E_CORRUPT, "Failed to read archive entry: %s", archive_error_string(a));
+            return ast_fail(err, AST_E_CORRUPT, "Failed to read archive entry: %s",
+                            archive_error_string(a));
         if (++entries > AST_ARCHIVE_MAX_ENTRIES)
-            return ast_fail(err, AST_E_TOO_LARGE, "archive has more than %u entries", AST_ARCHIVE_MAX_ENTRIES);
+            return ast_fail(err, AST_E_TOO_LARGE, "archive has more than %u entries",
+                            AST_ARCHIVE_MAX_ENTRIES);
         enum ast_rc rc = unpack_entry(a, entry, root, &unpacked, err);
         if (rc)
             return rc;
@@ -195,12 +212,13 @@ enum ast_rc ast_archive_unpack(const char *archive_path, const char *dir, struct
 struct packer {
     struct archive *a;
     const char *dir;
-    AST_VEC(dev_t) devs; /* device and inode of the directories above: cycles through links end here */
+    AST_VEC(dev_t)
+    devs; /* device and inode of the directories above: cycles through links end here */
     AST_VEC(ino_t) inos;
 };
 
-static enum ast_rc pack_file(struct packer *p, const char *rel, const struct stat *st, bool is_manifest,
-                             struct ast_err *err)
+static enum ast_rc pack_file(struct packer *p, const char *rel, const struct stat *st,
+                             bool is_manifest, struct ast_err *err)
 {
     AST_AUTO(ast_cfree) char *path = ast_fs_join(p->dir, rel);
     AST_AUTO(ast_fs_close) int fd = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
@@ -234,7 +252,8 @@ static enum ast_rc pack_file(struct packer *p, const char *rel, const struct sta
     return rc;
 }
 
-static enum ast_rc pack_dir_entry(struct packer *p, const char *rel, const struct stat *st, struct ast_err *err)
+static enum ast_rc pack_dir_entry(struct packer *p, const char *rel, const struct stat *st,
+                                  struct ast_err *err)
 {
     struct archive_entry *entry = archive_entry_new();
     if (!entry)
@@ -245,7 +264,9 @@ static enum ast_rc pack_dir_entry(struct packer *p, const char *rel, const struc
     archive_entry_set_mtime(entry, st->st_mtime, 0);
     int r = archive_write_header(p->a, entry);
     archive_entry_free(entry);
-    return r == ARCHIVE_OK ? AST_OK : ast_fail(err, AST_E_IO, "write %s: %s", rel, archive_error_string(p->a));
+    return r == ARCHIVE_OK
+               ? AST_OK
+               : ast_fail(err, AST_E_IO, "write %s: %s", rel, archive_error_string(p->a));
 }
 
 static bool seen_above(const struct packer *p, const struct stat *st)
@@ -273,13 +294,16 @@ static bool in_pass(enum pack_pass pass, struct ast_str rel)
         return pass == PACK_WASM;
     if (ast_str_is(rel, "wit") || ast_str_starts(rel, AST_STR("wit/")))
         return pass == PACK_WIT;
-    return pass == PACK_EXTRAS && !ast_str_ends(rel, AST_STR(".capsule")) && !ast_str_is(rel, ".env.json") &&
-           !ast_str_is(rel, ".git") && !ast_str_is(rel, "target") && !ast_str_is(rel, "dist");
+    return pass == PACK_EXTRAS && !ast_str_ends(rel, AST_STR(".capsule")) &&
+           !ast_str_is(rel, ".env.json") && !ast_str_is(rel, ".git") &&
+           !ast_str_is(rel, "target") && !ast_str_is(rel, "dist");
 }
 
-static enum ast_rc pack_tree(struct packer *p, const char *rel, enum pack_pass pass, struct ast_err *err);
+static enum ast_rc pack_tree(struct packer *p, const char *rel, enum pack_pass pass,
+                             struct ast_err *err);
 
-static enum ast_rc pack_one(struct packer *p, const char *rel, enum pack_pass pass, struct ast_err *err)
+static enum ast_rc pack_one(struct packer *p, const char *rel, enum pack_pass pass,
+                            struct ast_err *err)
 {
     AST_AUTO(ast_cfree) char *path = ast_fs_join(p->dir, rel);
     struct stat st;
@@ -304,7 +328,8 @@ static enum ast_rc pack_one(struct packer *p, const char *rel, enum pack_pass pa
     return rc;
 }
 
-static enum ast_rc pack_tree(struct packer *p, const char *rel, enum pack_pass pass, struct ast_err *err)
+static enum ast_rc pack_tree(struct packer *p, const char *rel, enum pack_pass pass,
+                             struct ast_err *err)
 {
     AST_AUTO(ast_cfree) char *dir = rel ? ast_fs_join(p->dir, rel) : ast_str_dup(ast_str_c(p->dir));
     struct dirent **names = NULL;
@@ -314,7 +339,8 @@ static enum ast_rc pack_tree(struct packer *p, const char *rel, enum pack_pass p
     if (n < 0)
         return ast_fail_errno(err, AST_E_IO, errno, "read %s", rel ? rel : p->dir);
     for (int i = 0; i < n; i++) {
-        AST_AUTO(ast_cfree) char *child = rel ? ast_fs_join(rel, names[i]->d_name) : strdup(names[i]->d_name);
+        AST_AUTO(ast_cfree)
+        char *child = rel ? ast_fs_join(rel, names[i]->d_name) : strdup(names[i]->d_name);
         if (!rc)
             rc = child ? pack_one(p, child, pass, err) : ast_fail(err, AST_E_NO_MEMORY, "archive");
         free(names[i]);
@@ -334,7 +360,8 @@ enum ast_rc ast_archive_pack(const char *dir, const char *archive_path, struct a
         return ast_fail(err, AST_E_NO_MEMORY, "archive writer");
     /* GNU headers, no time stamp in the gzip header: the same tree gives the same bytes. */
     if (archive_write_set_format_gnutar(a) || archive_write_add_filter_gzip(a) ||
-        archive_write_set_filter_option(a, "gzip", "timestamp", NULL) || archive_write_open_filename(a, temp))
+        archive_write_set_filter_option(a, "gzip", "timestamp", NULL) ||
+        archive_write_open_filename(a, temp))
         return ast_fail(err, AST_E_IO, "create %s: %s", archive_path, archive_error_string(a));
     for (enum pack_pass pass = PACK_MANIFEST; !rc && pass <= PACK_WIT; pass++)
         rc = pack_tree(&p, NULL, pass, err);

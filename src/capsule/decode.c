@@ -3,13 +3,15 @@
 
 #include "base/banned.h"
 
-static enum ast_rc wrong_type(const struct ast_json *v, const char *expected, const char *key, struct ast_err *err)
+static enum ast_rc wrong_type(const struct ast_json *v, const char *expected, const char *key,
+                              struct ast_err *err)
 {
-    return ast_fail(err, AST_E_INVALID, "invalid type: %s, expected %s for `%s`", ast_json_type_name(v), expected, key);
+    return ast_fail(err, AST_E_INVALID, "invalid type: %s, expected %s for `%s`",
+                    ast_json_type_name(v), expected, key);
 }
 
-enum ast_rc decode_strings(const struct ast_json *v, const char *key, struct ast_strings *ret, struct ast_arena *arena,
-                           struct ast_err *err)
+enum ast_rc decode_strings(const struct ast_json *v, const char *key, struct ast_strings *ret,
+                           struct ast_arena *arena, struct ast_err *err)
 {
     struct ast_json_iter it = AST_JSON_ITER(v);
     const struct ast_json *element;
@@ -43,36 +45,39 @@ static enum ast_rc decode_value(const struct ast_json *v, const struct decode_ro
             return wrong_type(v, "u32", row->key, err);
         *(uint32_t *)at = (uint32_t)number;
         return AST_OK;
-    case DECODE_STRINGS:
-        return decode_strings(v, row->key, at, arena, err);
+    case DECODE_STRINGS: return decode_strings(v, row->key, at, arena, err);
     }
     return ast_fail(err, AST_E_INTERNAL, "decode row `%s`", row->key);
 }
 
-enum ast_rc decode_record(const struct ast_json *table, const struct decode_row *rows, size_t count, void *record,
-                          struct ast_arena *arena, struct ast_err *err)
+enum ast_rc decode_record(const struct ast_json *table, const struct decode_row *rows, size_t count,
+                          void *record, struct ast_arena *arena, struct ast_err *err)
 {
     if (ast_json_type(table) != AST_JSON_OBJECT)
-        return ast_fail(err, AST_E_INVALID, "invalid type: %s, expected a table", ast_json_type_name(table));
+        return ast_fail(err, AST_E_INVALID, "invalid type: %s, expected a table",
+                        ast_json_type_name(table));
     for (size_t i = 0; i < count; i++) {
         const struct decode_row *row = &rows[i];
         const struct ast_json *v = ast_json_get(table, ast_str_c(row->key));
-        const struct ast_json *other = row->alias ? ast_json_get(table, ast_str_c(row->alias)) : NULL;
+        const struct ast_json *other =
+            row->alias ? ast_json_get(table, ast_str_c(row->alias)) : NULL;
         if (v && other)
             return ast_fail(err, AST_E_INVALID, "duplicate field `%s`", row->key);
         if (!v)
             v = other;
         if (!v && row->required)
             return ast_fail(err, AST_E_INVALID, "missing field `%s`", row->key);
-        enum ast_rc rc = v ? decode_value(v, row, (char *)record + row->offset, arena, err) : AST_OK;
+        enum ast_rc rc =
+            v ? decode_value(v, row, (char *)record + row->offset, arena, err) : AST_OK;
         if (rc)
             return rc;
     }
     return AST_OK;
 }
 
-enum ast_rc decode_tables(const struct ast_json *root, const char *key, const struct decode_row *rows, size_t count,
-                          size_t size, const void *defaults, void **ret, size_t *ret_n, struct ast_arena *arena,
+enum ast_rc decode_tables(const struct ast_json *root, const char *key,
+                          const struct decode_row *rows, size_t count, size_t size,
+                          const void *defaults, void **ret, size_t *ret_n, struct ast_arena *arena,
                           struct ast_err *err)
 {
     const struct ast_json *array = ast_json_get(root, ast_str_c(key));

@@ -20,14 +20,15 @@ struct decode_row {
 };
 
 /* Fills `record` (defaults must be in place). Unknown members are ignored. */
-enum ast_rc decode_record(const struct ast_json *table, const struct decode_row *rows, size_t count, void *record,
-                          struct ast_arena *arena, struct ast_err *err);
+enum ast_rc decode_record(const struct ast_json *table, const struct decode_row *rows, size_t count,
+                          void *record, struct ast_arena *arena, struct ast_err *err);
 
 /* An optional array of tables at `root`.`key`: allocates *ret_n records of `size` bytes and decodes each. `defaults` (may be
  * NULL) is copied into every record first. */
-enum ast_rc decode_tables(const struct ast_json *root, const char *key, const struct decode_row *rows, size_t count,
-                          size_t size, const void *defaults, void **ret, size_t *ret_n, struct ast_arena *arena,
+enum ast_rc decode_tables(const struct ast_json *root, const char *key,
+                          const struct decode_row *rows, size_t count, size_t size,
+                          const void *defaults, void **ret, size_t *ret_n, struct ast_arena *arena,
                           struct ast_err *err);
 
-enum ast_rc decode_strings(const struct ast_json *v, const char *key, struct ast_strings *ret, struct ast_arena *arena,
-                           struct ast_err *err);
+enum ast_rc decode_strings(const struct ast_json *v, const char *key, struct ast_strings *ret,
+                           struct ast_arena *arena, struct ast_err *err);

@@ -9,6 +9,7 @@
 #include "base/fs.h"
 #include "base/log.h"
 #include "base/vec.h"
+
 #include "base/banned.h"
 
 #define TARGET "astrid.capsule"
@@ -42,13 +43,14 @@ static enum ast_rc add_candidate(struct ast_discovery *d, char *dir, struct ast_
     struct ast_err why = AST_ERR_INIT;
 
     if (ast_manifest_load(dir, &found.manifest, &why)) {
-        ast_log_fields(AST_LOG_WARN, TARGET, "Skipping capsule with a broken manifest", AST_F_CSTR("dir", dir),
-                       AST_F_CSTR("error", why.msg));
+        ast_log_fields(AST_LOG_WARN, TARGET, "Skipping capsule with a broken manifest",
+                       AST_F_CSTR("dir", dir), AST_F_CSTR("error", why.msg));
         discovered_done(&found);
         return AST_OK;
     }
     if (known(d, found.manifest->name)) {
-        ast_log_fields(AST_LOG_WARN, TARGET, "Skipping duplicate capsule (higher-priority version already loaded)",
+        ast_log_fields(AST_LOG_WARN, TARGET,
+                       "Skipping duplicate capsule (higher-priority version already loaded)",
                        AST_F_STR("capsule", found.manifest->name), AST_F_CSTR("dir", dir));
         discovered_done(&found);
         return AST_OK;
@@ -77,7 +79,9 @@ static enum ast_rc scan_dir(const char *dir, struct ast_discovery *d, struct ast
 
     int n = scandir(dir, &entries, is_candidate, alphasort);
     if (n < 0)
-        return errno == ENOENT ? AST_OK : ast_fail_errno(err, ast_rc_from_errno(errno), errno, "read %s", dir);
+        return errno == ENOENT
+                   ? AST_OK
+                   : ast_fail_errno(err, ast_rc_from_errno(errno), errno, "read %s", dir);
     for (int i = 0; i < n; i++) {
         char *path = rc ? NULL : ast_fs_join(dir, entries[i]->d_name);
         AST_AUTO(ast_cfree) char *manifest = path ? ast_fs_join(path, "Capsule.toml") : NULL;
@@ -93,12 +97,13 @@ static enum ast_rc scan_dir(const char *dir, struct ast_discovery *d, struct ast
     return rc;
 }
 
-enum ast_rc ast_discover(const struct ast_home *home, const char *workspace, struct ast_discovery *ret,
-                         struct ast_err *err)
+enum ast_rc ast_discover(const struct ast_home *home, const char *workspace,
+                         struct ast_discovery *ret, struct ast_err *err)
 {
     AST_AUTO(ast_discovery_done) struct ast_discovery d = { 0 };
     AST_AUTO(ast_cfree) char *user = ast_home_path(home, "home/default/.local/capsules");
-    AST_AUTO(ast_cfree) char *project = workspace ? ast_fs_join(workspace, ".astrid/capsules") : NULL;
+    AST_AUTO(ast_cfree)
+    char *project = workspace ? ast_fs_join(workspace, ".astrid/capsules") : NULL;
 
     if (!user || (workspace && !project))
         return ast_fail(err, AST_E_NO_MEMORY, "capsules");
@@ -114,17 +119,19 @@ enum ast_rc ast_discover(const struct ast_home *home, const char *workspace, str
 
 /* ---- order ---- */
 
-static bool satisfies(const struct ast_manifest_interface *import, const struct ast_manifest_interface *export)
+static bool satisfies(const struct ast_manifest_interface *import,
+                      const struct ast_manifest_interface *export)
 {
     struct ast_semver_req req;
     struct ast_semver version;
 
     return ast_str_eq(import->ns, export->ns) && ast_str_eq(import->name, export->name) &&
-           !ast_semver_req_parse(import->version, &req, NULL) && !ast_semver_parse(export->version, &version, NULL) &&
-           ast_semver_matches(&req, &version);
+           !ast_semver_req_parse(import->version, &req, NULL) &&
+           !ast_semver_parse(export->version, &version, NULL) && ast_semver_matches(&req, &version);
 }
 
-static bool exports_for(const struct ast_manifest *provider, const struct ast_manifest_interface *import)
+static bool exports_for(const struct ast_manifest *provider,
+                        const struct ast_manifest_interface *import)
 {
     for (size_t i = 0; i < provider->export_count; i++)
         if (satisfies(import, &provider->exports[i]))
@@ -135,8 +142,8 @@ static bool exports_for(const struct ast_manifest *provider, const struct ast_ma
 /* Edges provider -> importer as a bit matrix: n is the number of installed capsules, tens in practice. */
 struct graph {
     size_t n;
-    bool *edge;       /* edge[provider * n + importer] */
-    size_t *waiting;  /* providers still to come, per importer */
+    bool *edge;      /* edge[provider * n + importer] */
+    size_t *waiting; /* providers still to come, per importer */
 };
 
 static bool graph_init(struct graph *g, size_t n)
@@ -168,9 +175,10 @@ static void graph_fill(struct graph *g, const struct ast_discovery *d)
                 g->edge[p * g->n + c] = true;
             }
             if (!provided)
-                ast_log_fields(AST_LOG_WARN, TARGET, "Imported interface not exported by any loaded capsule",
-                               AST_F_STR("capsule", m->name), AST_F_STR("namespace", m->imports[i].ns),
-                               AST_F_STR("interface", m->imports[i].name));
+                ast_log_fields(
+                    AST_LOG_WARN, TARGET, "Imported interface not exported by any loaded capsule",
+                    AST_F_STR("capsule", m->name), AST_F_STR("namespace", m->imports[i].ns),
+                    AST_F_STR("interface", m->imports[i].name));
         }
     }
 }
@@ -198,12 +206,15 @@ static void report_cycle(const struct graph *g, const struct ast_discovery *d)
 
     for (size_t i = 0; i < g->n; i++)
         if (g->waiting[i])
-            ast_buf_addf(&names, "%s" AST_STR_FMT, names.n ? ", " : "", AST_STR_ARG(d->v[i].manifest->name));
-    ast_log_error(TARGET, "dependency cycle detected (involved nodes: %s); loading in discovery order",
+            ast_buf_addf(&names, "%s" AST_STR_FMT, names.n ? ", " : "",
+                         AST_STR_ARG(d->v[i].manifest->name));
+    ast_log_error(TARGET,
+                  "dependency cycle detected (involved nodes: %s); loading in discovery order",
                   names.p ? names.p : "");
 }
 
-static void partition_uplinks(struct ast_discovery *d, const size_t *order, struct ast_discovered *out)
+static void partition_uplinks(struct ast_discovery *d, const size_t *order,
+                              struct ast_discovered *out)
 {
     size_t n = 0;
 
@@ -254,7 +265,8 @@ static bool provided(const struct ast_discovery *d, const struct ast_manifest_in
     return false;
 }
 
-static size_t check_imports(const struct ast_discovery *d, const struct ast_manifest *m, size_t *satisfied)
+static size_t check_imports(const struct ast_discovery *d, const struct ast_manifest *m,
+                            size_t *satisfied)
 {
     size_t problems = 0;
 
@@ -265,12 +277,13 @@ static size_t check_imports(const struct ast_discovery *d, const struct ast_mani
             continue;
         }
         problems += !import->optional;
-        ast_log_fields(import->optional ? AST_LOG_INFO : AST_LOG_ERROR, TARGET,
-                       import->optional
-                           ? "Optional import not satisfied \xe2\x80\x94 capsule will boot with reduced functionality"
-                           : "Required import not satisfied \xe2\x80\x94 no loaded capsule exports this interface",
-                       AST_F_STR("capsule", m->name), AST_F_STR("namespace", import->ns),
-                       AST_F_STR("interface", import->name), AST_F_STR("requirement", import->version));
+        ast_log_fields(
+            import->optional ? AST_LOG_INFO : AST_LOG_ERROR, TARGET,
+            import->optional
+                ? "Optional import not satisfied \xe2\x80\x94 capsule will boot with reduced functionality"
+                : "Required import not satisfied \xe2\x80\x94 no loaded capsule exports this interface",
+            AST_F_STR("capsule", m->name), AST_F_STR("namespace", import->ns),
+            AST_F_STR("interface", import->name), AST_F_STR("requirement", import->version));
     }
     return problems;
 }
@@ -285,11 +298,12 @@ void ast_discovery_validate(const struct ast_discovery *d)
             if (count_exporters(d, &m->exports[i]) < 2)
                 continue;
             warnings++;
-            ast_log_fields(AST_LOG_WARN, TARGET,
-                           "Multiple capsules export the same interface \xe2\x80\x94 events may be double-processed. "
-                           "Consider removing one with `astrid capsule remove`.",
-                           AST_F_STR("namespace", m->exports[i].ns), AST_F_STR("interface", m->exports[i].name),
-                           AST_F_STR("provider", m->name));
+            ast_log_fields(
+                AST_LOG_WARN, TARGET,
+                "Multiple capsules export the same interface \xe2\x80\x94 events may be double-processed. "
+                "Consider removing one with `astrid capsule remove`.",
+                AST_F_STR("namespace", m->exports[i].ns),
+                AST_F_STR("interface", m->exports[i].name), AST_F_STR("provider", m->name));
         }
         warnings += check_imports(d, m, &satisfied);
     }

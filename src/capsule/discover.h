@@ -5,7 +5,7 @@
 #include "capsule/manifest.h"
 
 struct ast_discovered {
-    char *dir;                 /* capsule directory, owned */
+    char *dir;                     /* capsule directory, owned */
     struct ast_manifest *manifest; /* owned */
 };
 struct ast_discovery {
@@ -18,8 +18,8 @@ AST_DEFINE_AUTO_VALUE(struct ast_discovery, ast_discovery_done)
 /* User-level capsules, then <workspace>/.astrid/capsules when `workspace` is not NULL (the opt-in is the caller's).
  * Entries sorted by name; ".bak" and staging folders skipped; broken manifests are warnings. */
 AST_MUST_CHECK
-enum ast_rc ast_discover(const struct ast_home *home, const char *workspace, struct ast_discovery *ret,
-                         struct ast_err *err);
+enum ast_rc ast_discover(const struct ast_home *home, const char *workspace,
+                         struct ast_discovery *ret, struct ast_err *err);
 
 /* Sorts in place: Kahn's order over imports and exports, uplinks first (spec 07 §4.2, §4.4). A cycle logs the nodes
  * involved and keeps discovery order. */

@@ -18,6 +18,7 @@
 #include "capsule/tree.h"
 #include "crypto/hash.h"
 #include "wasm/component.h"
+
 #include "base/banned.h"
 
 #define INSTALL_MEMORY (16u * 1024 * 1024)
@@ -26,14 +27,14 @@
 struct install {
     const struct ast_home *home;
     const struct ast_install_options *opt;
-    const char *source;        /* the folder to install from */
+    const char *source; /* the folder to install from */
     struct ast_manifest *manifest;
     struct ast_meta *previous; /* NULL: first install */
     struct ast_meta meta;      /* what will be written; strings borrow from manifest and arena */
     struct ast_buf wasm;       /* the component's bytes */
     char hash[AST_BLAKE3_HEX];
     char *capsules, *target, *staging, *backup;
-    int lock;                  /* flock of <capsules>/.lock */
+    int lock; /* flock of <capsules>/.lock */
     struct ast_arena arena;
 };
 
@@ -128,7 +129,8 @@ static enum ast_rc recover(struct install *in, struct ast_err *err)
         return rc ? ast_wrap(err, rc, "failed to remove stale backup %s", in->backup) : AST_OK;
     }
     if (rename(in->backup, in->target))
-        return ast_fail_errno(err, AST_E_IO, errno, "failed to rename %s \xe2\x86\x92 %s", in->backup, in->target);
+        return ast_fail_errno(err, AST_E_IO, errno, "failed to rename %s \xe2\x86\x92 %s",
+                              in->backup, in->target);
     return AST_OK;
 }
 
@@ -145,17 +147,21 @@ static enum ast_rc component_path(struct install *in, char **ret, struct ast_err
     if (!joined || !root)
         return ast_fail(err, AST_E_NO_MEMORY, "install");
     if (file.n && file.p[0] == '/')
-        return ast_fail(err, AST_E_DENIED, "component '" AST_STR_FMT "' lies outside the capsule source folder",
+        return ast_fail(err, AST_E_DENIED,
+                        "component '" AST_STR_FMT "' lies outside the capsule source folder",
                         AST_STR_ARG(file));
     if (!real)
-        return ast_fail(err, AST_E_NOT_FOUND, "component '" AST_STR_FMT "' is missing from %s; build the capsule first",
+        return ast_fail(err, AST_E_NOT_FOUND,
+                        "component '" AST_STR_FMT "' is missing from %s; build the capsule first",
                         AST_STR_ARG(file), in->source);
     struct ast_str r = ast_str_c(real), base = ast_str_c(root);
     if (!ast_str_starts(r, base) || r.n <= base.n || r.p[base.n] != '/')
-        return ast_fail(err, AST_E_DENIED, "component '" AST_STR_FMT "' lies outside the capsule source folder",
+        return ast_fail(err, AST_E_DENIED,
+                        "component '" AST_STR_FMT "' lies outside the capsule source folder",
                         AST_STR_ARG(file));
     if (!ast_str_ends(r, AST_STR(".wasm")))
-        return ast_fail(err, AST_E_INVALID, "component '" AST_STR_FMT "' is not a .wasm file", AST_STR_ARG(file));
+        return ast_fail(err, AST_E_INVALID, "component '" AST_STR_FMT "' is not a .wasm file",
+                        AST_STR_ARG(file));
     *ret = ast_steal(&real);
     return AST_OK;
 }
@@ -179,7 +185,8 @@ static enum ast_rc address_component(struct install *in, struct ast_err *err)
     ast_blake3_hex(ast_buf_view(&in->wasm), have);
     if (want.n && !ast_str_eq(want, ast_str_c(have)))
         return ast_fail(err, AST_E_CORRUPT,
-                        "component hash mismatch: the manifest names BLAKE3 " AST_STR_FMT ", the file has %s",
+                        "component hash mismatch: the manifest names BLAKE3 " AST_STR_FMT
+                        ", the file has %s",
                         AST_STR_ARG(want), have);
     rc = capsule_blob_store(in->home, AST_HOME_BIN, "wasm", ast_buf_view(&in->wasm), in->hash, err);
     return rc ? ast_wrap(err, rc, "failed to content-address WASM binary") : AST_OK;
@@ -211,7 +218,8 @@ static enum ast_rc canonical_imports(struct install *in, struct ast_err *err)
 static enum ast_rc fill_meta(struct install *in, struct ast_str source, struct ast_err *err)
 {
     char stamp[AST_RFC3339_BYTES];
-    struct ast_str now = ast_arena_dup(&in->arena, ast_time_format(ast_wall_ns(), AST_TIME_OFFSET, stamp));
+    struct ast_str now =
+        ast_arena_dup(&in->arena, ast_time_format(ast_wall_ns(), AST_TIME_OFFSET, stamp));
 
     in->meta.version = in->manifest->version;
     in->meta.installed_at = in->previous ? in->previous->installed_at : now;
@@ -238,12 +246,15 @@ static enum ast_rc swap(struct install *in, struct ast_err *err)
     bool had = ast_fs_exists(in->target);
 
     if (had && rename(in->target, in->backup))
-        return ast_fail_errno(err, AST_E_IO, errno, "failed to rename %s \xe2\x86\x92 %s", in->target, in->backup);
+        return ast_fail_errno(err, AST_E_IO, errno, "failed to rename %s \xe2\x86\x92 %s",
+                              in->target, in->backup);
     if (rename(in->staging, in->target)) {
         int why = errno;
         if (had && rename(in->backup, in->target))
-            return ast_fail_errno(err, AST_E_IO, errno, "rollback failed; the previous install is at %s", in->backup);
-        return ast_fail_errno(err, AST_E_IO, why, "failed to rename %s \xe2\x86\x92 %s", in->staging, in->target);
+            return ast_fail_errno(err, AST_E_IO, errno,
+                                  "rollback failed; the previous install is at %s", in->backup);
+        return ast_fail_errno(err, AST_E_IO, why, "failed to rename %s \xe2\x86\x92 %s",
+                              in->staging, in->target);
     }
     enum ast_rc rc = sync_dir(in->capsules, err);
     if (!rc && had && ast_fs_remove_tree(in->backup, err))
@@ -261,12 +272,14 @@ static enum ast_rc run_hook(struct install *in, struct ast_err *err)
     if (rc || !(in->previous ? scan.has_upgrade : scan.has_install))
         return rc;
     if (!in->opt->run_hook)
-        return ast_fail(err, AST_E_UNSUPPORTED,
-                        "lifecycle dispatch failed: this capsule has an install hook; start the daemon (`astrid start`) "
-                        "and install again");
+        return ast_fail(
+            err, AST_E_UNSUPPORTED,
+            "lifecycle dispatch failed: this capsule has an install hook; start the daemon (`astrid start`) "
+            "and install again");
     tell(in, "running the %s hook", in->previous ? "upgrade" : "install");
-    rc = in->opt->run_hook(in->opt->run_hook_arg, in->manifest, ast_buf_view(&in->wasm), in->staging,
-                           in->previous != NULL, in->previous ? in->previous->version : AST_STR_NONE, err);
+    rc = in->opt->run_hook(in->opt->run_hook_arg, in->manifest, ast_buf_view(&in->wasm),
+                           in->staging, in->previous != NULL,
+                           in->previous ? in->previous->version : AST_STR_NONE, err);
     return rc ? ast_wrap(err, rc, "lifecycle dispatch failed") : AST_OK;
 }
 
@@ -278,7 +291,8 @@ static char *dup_or_null(struct ast_str s)
 }
 
 /* Compares with what other installed capsules recorded. */
-static enum ast_rc compare_others(struct install *in, struct ast_install_result *r, struct ast_err *err)
+static enum ast_rc compare_others(struct install *in, struct ast_install_result *r,
+                                  struct ast_err *err)
 {
     AST_AUTO(ast_discovery_done) struct ast_discovery others = { 0 };
     struct ast_arena *arena = calloc(1, sizeof *arena);
@@ -292,7 +306,8 @@ static enum ast_rc compare_others(struct install *in, struct ast_install_result 
     if (rc)
         return rc;
     r->missing_imports = ast_arena_array(arena, m->import_count, sizeof *r->missing_imports);
-    r->export_conflicts = ast_arena_array(arena, m->export_count * (others.n + 1), sizeof *r->export_conflicts);
+    r->export_conflicts =
+        ast_arena_array(arena, m->export_count * (others.n + 1), sizeof *r->export_conflicts);
     if (!r->missing_imports || !r->export_conflicts)
         return ast_arena_check(arena, err);
 
@@ -304,11 +319,13 @@ static enum ast_rc compare_others(struct install *in, struct ast_install_result 
             return rc;
         for (size_t o = 0; o < others.n && !found; o++) {
             const struct ast_manifest *other = others.v[o].manifest;
-            for (size_t e = 0; e < other->export_count && !found && !ast_str_eq(other->name, m->name); e++) {
+            for (size_t e = 0;
+                 e < other->export_count && !found && !ast_str_eq(other->name, m->name); e++) {
                 struct ast_semver v;
                 found = ast_str_eq(other->exports[e].ns, m->imports[i].ns) &&
                         ast_str_eq(other->exports[e].name, m->imports[i].name) &&
-                        !ast_semver_parse(other->exports[e].version, &v, NULL) && ast_semver_matches(&req, &v);
+                        !ast_semver_parse(other->exports[e].version, &v, NULL) &&
+                        ast_semver_matches(&req, &v);
             }
         }
         if (!found)
@@ -330,13 +347,15 @@ static enum ast_rc compare_others(struct install *in, struct ast_install_result 
                 r->export_conflicts[r->export_conflict_count].interface =
                     ast_arena_fmt(arena, AST_STR_FMT "/" AST_STR_FMT, AST_STR_ARG(m->exports[i].ns),
                                   AST_STR_ARG(m->exports[i].name));
-                r->export_conflicts[r->export_conflict_count++].existing_capsule = ast_arena_dup(arena, other->name);
+                r->export_conflicts[r->export_conflict_count++].existing_capsule =
+                    ast_arena_dup(arena, other->name);
             }
         }
     return ast_arena_check(arena, err);
 }
 
-static enum ast_rc fill_result(struct install *in, struct ast_install_result *r, struct ast_err *err)
+static enum ast_rc fill_result(struct install *in, struct ast_install_result *r,
+                               struct ast_err *err)
 {
     r->target_dir = ast_str_dup(ast_str_c(in->target));
     r->upgrade = in->previous != NULL;
@@ -344,7 +363,8 @@ static enum ast_rc fill_result(struct install *in, struct ast_install_result *r,
     r->installed_version = ast_str_dup(in->manifest->version);
     r->previous_version = in->previous ? dup_or_null(in->previous->version) : NULL;
     r->wasm_hash = dup_or_null(ast_str_c(in->hash));
-    r->env_path = ast_home_path(in->home, "home/default/.config/env/%s.env.json", in->manifest->name.p);
+    r->env_path =
+        ast_home_path(in->home, "home/default/.config/env/%s.env.json", in->manifest->name.p);
     if (!r->target_dir || !r->capsule_id || !r->installed_version || !r->env_path)
         return ast_fail(err, AST_E_NO_MEMORY, "install");
     r->env_needs_prompt = in->manifest->env_count && !ast_fs_exists(r->env_path);
@@ -411,8 +431,8 @@ enum ast_rc ast_install_result_json(const struct ast_install_result *r, struct a
 
 /* ---- the pipeline ---- */
 
-static enum ast_rc install_dir(struct install *in, struct ast_str source_text, struct ast_install_result *ret,
-                               struct ast_err *err)
+static enum ast_rc install_dir(struct install *in, struct ast_str source_text,
+                               struct ast_install_result *ret, struct ast_err *err)
 {
     struct ast_err ignored = AST_ERR_INIT;
     AST_AUTO(ast_install_result_done) struct ast_install_result r = { 0 };
@@ -458,7 +478,8 @@ static enum ast_rc install_dir(struct install *in, struct ast_str source_text, s
 static enum ast_rc unpack_to_temp(const char *archive, char **ret_dir, struct ast_err *err)
 {
     const char *base = getenv("TMPDIR");
-    AST_AUTO(ast_cfree) char *dir = ast_fs_join(base && base[0] == '/' ? base : "/tmp", "astrid-install-XXXXXX");
+    AST_AUTO(ast_cfree)
+    char *dir = ast_fs_join(base && base[0] == '/' ? base : "/tmp", "astrid-install-XXXXXX");
     if (!dir)
         return ast_fail(err, AST_E_NO_MEMORY, "install");
     if (!mkdtemp(dir)) /* mode 0700 */
@@ -471,11 +492,16 @@ static enum ast_rc unpack_to_temp(const char *archive, char **ret_dir, struct as
     return rc;
 }
 
-enum ast_rc ast_install(const struct ast_home *home, const char *path, const struct ast_install_options *opt,
-                        struct ast_install_result *ret, struct ast_err *err)
+enum ast_rc ast_install(const struct ast_home *home, const char *path,
+                        const struct ast_install_options *opt, struct ast_install_result *ret,
+                        struct ast_err *err)
 {
-    AST_AUTO(install_done) struct install in = {
-        .home = home, .opt = opt, .lock = -1, .wasm = AST_BUF_INIT(AST_COMPONENT_MAX_BYTES),
+    AST_AUTO(install_done)
+    struct install in = {
+        .home = home,
+        .opt = opt,
+        .lock = -1,
+        .wasm = AST_BUF_INIT(AST_COMPONENT_MAX_BYTES),
         .arena = AST_ARENA_INIT(INSTALL_MEMORY),
     };
     struct ast_str source_text = opt->source.n ? opt->source : ast_str_c(path);
@@ -488,8 +514,9 @@ enum ast_rc ast_install(const struct ast_home *home, const char *path, const str
     if (!ast_fs_exists(path))
         return ast_fail(err, AST_E_NOT_FOUND, "source path does not exist: %s", path);
     if (!ast_str_ends(ast_str_c(path), AST_STR(".capsule")))
-        return ast_fail(err, AST_E_INVALID,
-                        "source must be a directory containing Capsule.toml or a *.capsule archive: %s", path);
+        return ast_fail(
+            err, AST_E_INVALID,
+            "source must be a directory containing Capsule.toml or a *.capsule archive: %s", path);
     enum ast_rc rc = unpack_to_temp(path, &unpacked, err);
     if (rc)
         return rc;

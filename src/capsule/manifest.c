@@ -8,11 +8,12 @@
 #include "base/vec.h"
 #include "bus/topic.h"
 #include "capsule/decode.h"
+
 #include "base/banned.h"
 
-#define MANIFEST_MAX_BYTES (1024u * 1024)
+#define MANIFEST_MAX_BYTES  (1024u * 1024)
 #define MANIFEST_MAX_MEMORY (32u * 1024 * 1024)
-#define PRIORITY_DEFAULT 100u
+#define PRIORITY_DEFAULT    100u
 
 /* What a manifest owns: its document (every string borrows from it) and its arrays. */
 struct manifest_memory {
@@ -20,7 +21,10 @@ struct manifest_memory {
     struct ast_arena arena;
 };
 
-#define ROW(type, member, kind, required) { #member, NULL, DECODE_##kind, required, offsetof(type, member) }
+#define ROW(type, member, kind, required)                                                          \
+    {                                                                                              \
+#member, NULL, DECODE_##kind, required, offsetof(type, member)                             \
+    }
 
 static const struct decode_row component_rows[] = {
     ROW(struct ast_manifest_component, id, STRING, false),
@@ -49,7 +53,10 @@ static const struct {
     size_t offset;
     bool is_flag, merged;
 } held_rows[] = {
-#define HELD(member, flag, merged) { #member, offsetof(struct ast_manifest_caps, member), flag, merged }
+#define HELD(member, flag, merged)                                                                 \
+    {                                                                                              \
+#member, offsetof(struct ast_manifest_caps, member), flag, merged                          \
+    }
     HELD(allow_persistent, true, false),
     HELD(allow_prompt_injection, true, false),
     HELD(fs_read, false, true),
@@ -106,9 +113,12 @@ static const struct decode_row env_rows[] = {
 static const struct decode_row topic_rows[] = {
     ROW(struct ast_manifest_topic, wit, STRING, true),
 };
-static const struct decode_row publish_rows[] = { ROW(struct ast_manifest_topic, fanout, BOOL, false) };
-static const struct decode_row subscribe_rows[] = { ROW(struct ast_manifest_topic, handler, STRING, false),
-                                                    ROW(struct ast_manifest_topic, priority, U32, false) };
+static const struct decode_row publish_rows[] = { ROW(struct ast_manifest_topic, fanout, BOOL,
+                                                      false) };
+static const struct decode_row subscribe_rows[] = {
+    ROW(struct ast_manifest_topic, handler, STRING, false),
+    ROW(struct ast_manifest_topic, priority, U32, false)
+};
 
 static const struct {
     const char *table, *instead;
@@ -165,16 +175,18 @@ static const struct decode_row package_rows[] = {
     ROW(struct package_record, authors, STRINGS, false),
     ROW(struct package_record, keywords, STRINGS, false),
     ROW(struct package_record, categories, STRINGS, false),
-    { "astrid-version", NULL, DECODE_STRING, false, offsetof(struct package_record, astrid_version) },
+    { "astrid-version", NULL, DECODE_STRING, false,
+      offsetof(struct package_record, astrid_version) },
 };
 
-static enum ast_rc read_package(const struct ast_json *root, struct ast_manifest *m, struct package_record *p,
-                                struct ast_err *err)
+static enum ast_rc read_package(const struct ast_json *root, struct ast_manifest *m,
+                                struct package_record *p, struct ast_err *err)
 {
     const struct ast_json *table = ast_json_member(root, "package");
     if (!table)
         return ast_fail(err, AST_E_INVALID, "missing field `package`");
-    enum ast_rc rc = decode_record(table, package_rows, AST_ARRAY_LEN(package_rows), p, arena_of(m), err);
+    enum ast_rc rc =
+        decode_record(table, package_rows, AST_ARRAY_LEN(package_rows), p, arena_of(m), err);
     if (rc)
         return ast_wrap(err, rc, "[package]");
     m->name = p->name;
@@ -195,8 +207,8 @@ static const char *table_name(const struct interface_list *list)
     return list->is_import ? "imports" : "exports";
 }
 
-static enum ast_rc read_definition(const struct ast_json *v, bool is_import, struct ast_manifest_interface *ret,
-                                   struct ast_err *err)
+static enum ast_rc read_definition(const struct ast_json *v, bool is_import,
+                                   struct ast_manifest_interface *ret, struct ast_err *err)
 {
     struct ast_err why = AST_ERR_INIT;
 
@@ -216,15 +228,16 @@ static enum ast_rc read_definition(const struct ast_json *v, bool is_import, str
         return ast_fail(err, AST_E_INVALID, "invalid semver requirement '" AST_STR_FMT "': %s",
                         AST_STR_ARG(ret->version), why.msg);
     if (!is_import && ast_semver_parse(ret->version, &version, &why))
-        return ast_fail(err, AST_E_INVALID, "invalid semver version '" AST_STR_FMT "': %s", AST_STR_ARG(ret->version),
-                        why.msg);
+        return ast_fail(err, AST_E_INVALID, "invalid semver version '" AST_STR_FMT "': %s",
+                        AST_STR_ARG(ret->version), why.msg);
     return AST_OK;
 }
 
 /* The last of two declarations of one pair wins. */
-static enum ast_rc add_interface(struct interface_list *list, struct ast_manifest_interface def, struct ast_err *err)
+static enum ast_rc add_interface(struct interface_list *list, struct ast_manifest_interface def,
+                                 struct ast_err *err)
 {
-    ast_vec_each(&list->v, have) {
+    ast_vec_each (&list->v, have) {
         if (ast_str_eq(have->ns, def.ns) && ast_str_eq(have->name, def.name)) {
             *have = def;
             return AST_OK;
@@ -233,22 +246,25 @@ static enum ast_rc add_interface(struct interface_list *list, struct ast_manifes
     return ast_vec_push(&list->v, def) ? AST_OK : ast_fail(err, AST_E_NO_MEMORY, "interfaces");
 }
 
-static enum ast_rc read_flat(struct ast_str key, size_t colon, const struct ast_json *v, struct interface_list *list,
-                             struct ast_err *err)
+static enum ast_rc read_flat(struct ast_str key, size_t colon, const struct ast_json *v,
+                             struct interface_list *list, struct ast_err *err)
 {
-    struct ast_manifest_interface def = { .ns = ast_str_first(key, colon), .name = ast_str_from(key, colon + 1) };
+    struct ast_manifest_interface def = { .ns = ast_str_first(key, colon),
+                                          .name = ast_str_from(key, colon + 1) };
 
     if (def.ns.n == 0 || def.name.n == 0)
-        return ast_fail(err, AST_E_INVALID, "[%s] key '" AST_STR_FMT "' has empty namespace or interface segment",
+        return ast_fail(err, AST_E_INVALID,
+                        "[%s] key '" AST_STR_FMT "' has empty namespace or interface segment",
                         table_name(list), AST_STR_ARG(key));
     enum ast_rc rc = read_definition(v, list->is_import, &def, err);
     if (rc)
-        return ast_wrap(err, rc, "[%s] flat-form '" AST_STR_FMT "'", table_name(list), AST_STR_ARG(key));
+        return ast_wrap(err, rc, "[%s] flat-form '" AST_STR_FMT "'", table_name(list),
+                        AST_STR_ARG(key));
     return add_interface(list, def, err);
 }
 
-static enum ast_rc read_nested(struct ast_str ns, const struct ast_json *table, struct interface_list *list,
-                               struct ast_err *err)
+static enum ast_rc read_nested(struct ast_str ns, const struct ast_json *table,
+                               struct interface_list *list, struct ast_err *err)
 {
     struct ast_json_iter it = AST_JSON_ITER(table);
     const struct ast_json *v;
@@ -256,15 +272,16 @@ static enum ast_rc read_nested(struct ast_str ns, const struct ast_json *table, 
     enum ast_rc rc = AST_OK;
 
     if (ast_json_type(table) != AST_JSON_OBJECT)
-        rc = ast_fail(err, AST_E_INVALID, "invalid type: %s, expected a map", ast_json_type_name(table));
+        rc = ast_fail(err, AST_E_INVALID, "invalid type: %s, expected a map",
+                      ast_json_type_name(table));
     while (!rc && ast_json_type(table) == AST_JSON_OBJECT && ast_json_next(&it, &name, &v)) {
         struct ast_manifest_interface def = { .ns = ns, .name = name };
         rc = read_definition(v, list->is_import, &def, err);
         if (!rc)
             rc = add_interface(list, def, err);
     }
-    return rc ? ast_wrap(err, rc, "[%s." AST_STR_FMT "]: expected table of interface declarations", table_name(list),
-                         AST_STR_ARG(ns))
+    return rc ? ast_wrap(err, rc, "[%s." AST_STR_FMT "]: expected table of interface declarations",
+                         table_name(list), AST_STR_ARG(ns))
               : AST_OK;
 }
 
@@ -275,11 +292,13 @@ static int cmp_interface(const void *a, const void *b)
     return c ? c : ast_str_cmp(x->name, y->name);
 }
 
-static enum ast_rc read_interfaces(const struct ast_json *root, bool is_import, struct ast_manifest *m,
-                                   struct ast_manifest_interface **ret, size_t *ret_n, struct ast_err *err)
+static enum ast_rc read_interfaces(const struct ast_json *root, bool is_import,
+                                   struct ast_manifest *m, struct ast_manifest_interface **ret,
+                                   size_t *ret_n, struct ast_err *err)
 {
     struct interface_list list = { .is_import = is_import };
-    const struct ast_json *table = is_import ? ast_json_member(root, "imports") : ast_json_member(root, "exports");
+    const struct ast_json *table =
+        is_import ? ast_json_member(root, "imports") : ast_json_member(root, "exports");
     struct ast_json_iter it = AST_JSON_ITER(table);
     const struct ast_json *v;
     struct ast_str key;
@@ -288,13 +307,15 @@ static enum ast_rc read_interfaces(const struct ast_json *root, bool is_import, 
     if (!table)
         return AST_OK;
     if (ast_json_type(table) != AST_JSON_OBJECT)
-        return ast_fail(err, AST_E_INVALID, "[%s]: invalid type: %s, expected a table", table_name(&list),
-                        ast_json_type_name(table));
+        return ast_fail(err, AST_E_INVALID, "[%s]: invalid type: %s, expected a table",
+                        table_name(&list), ast_json_type_name(table));
     while (!rc && ast_json_next(&it, &key, &v)) {
         size_t colon = ast_str_find_byte(key, ':');
-        rc = colon != AST_STR_NPOS ? read_flat(key, colon, v, &list, err) : read_nested(key, v, &list, err);
+        rc = colon != AST_STR_NPOS ? read_flat(key, colon, v, &list, err)
+                                   : read_nested(key, v, &list, err);
     }
-    struct ast_manifest_interface *out = rc ? NULL : ast_arena_array(arena_of(m), list.v.n, sizeof *out);
+    struct ast_manifest_interface *out =
+        rc ? NULL : ast_arena_array(arena_of(m), list.v.n, sizeof *out);
     if (!rc && !out)
         rc = ast_arena_check(arena_of(m), err);
     if (!rc && list.v.n) {
@@ -320,17 +341,20 @@ static enum ast_rc check_pins(const struct ast_json *entry, const char *table, s
         const struct ast_json *v = ast_json_get(entry, ast_str_c(pins[i]));
         struct ast_str text;
         if (v && !ast_json_string(v, &text))
-            return ast_fail(err, AST_E_INVALID, "data did not match any variant of untagged enum Raw");
+            return ast_fail(err, AST_E_INVALID,
+                            "data did not match any variant of untagged enum Raw");
         present += v != NULL;
     }
     if (present > 1)
-        return ast_fail(err, AST_E_INVALID, "[%s] entry: at most one of version / tag / rev / branch / path may be set",
+        return ast_fail(err, AST_E_INVALID,
+                        "[%s] entry: at most one of version / tag / rev / branch / path may be set",
                         table);
     return AST_OK;
 }
 
-static enum ast_rc read_topic(const struct ast_json *v, bool subscribe, struct ast_manifest_topic *ret,
-                              struct ast_arena *arena, struct ast_err *err)
+static enum ast_rc read_topic(const struct ast_json *v, bool subscribe,
+                              struct ast_manifest_topic *ret, struct ast_arena *arena,
+                              struct ast_err *err)
 {
     const struct decode_row *rows = subscribe ? subscribe_rows : publish_rows;
     size_t count = subscribe ? AST_ARRAY_LEN(subscribe_rows) : AST_ARRAY_LEN(publish_rows);
@@ -346,9 +370,10 @@ static enum ast_rc read_topic(const struct ast_json *v, bool subscribe, struct a
     if (!rc)
         rc = check_pins(v, subscribe ? "subscribe" : "publish", err);
     if (!rc && subscribe && ast_json_member(v, "priority") && !ast_json_member(v, "handler"))
-        rc = ast_fail(err, AST_E_INVALID,
-                      "[subscribe] entry: `priority` requires a `handler` \xe2\x80\x94 a handler-less subscribe is "
-                      "ACL-only and has no dispatch order");
+        rc = ast_fail(
+            err, AST_E_INVALID,
+            "[subscribe] entry: `priority` requires a `handler` \xe2\x80\x94 a handler-less subscribe is "
+            "ACL-only and has no dispatch order");
     return rc;
 }
 
@@ -371,8 +396,10 @@ static enum ast_rc read_topics(const struct ast_json *root, bool subscribe, stru
     if (!table)
         return AST_OK;
     if (ast_json_type(table) != AST_JSON_OBJECT)
-        return ast_fail(err, AST_E_INVALID, "[%s]: invalid type: %s, expected a table", name, ast_json_type_name(table));
-    struct ast_manifest_topic *out = ast_arena_array(arena_of(m), ast_json_count(table), sizeof *out);
+        return ast_fail(err, AST_E_INVALID, "[%s]: invalid type: %s, expected a table", name,
+                        ast_json_type_name(table));
+    struct ast_manifest_topic *out =
+        ast_arena_array(arena_of(m), ast_json_count(table), sizeof *out);
     if (!out)
         return ast_arena_check(arena_of(m), err);
     while (ast_json_next(&it, &key, &v)) {
@@ -395,8 +422,8 @@ static struct ast_strings *list_at(struct ast_manifest_caps *caps, size_t offset
     return (struct ast_strings *)(void *)((char *)caps + offset);
 }
 
-static enum ast_rc append_list(struct ast_strings *to, const struct ast_strings *from, struct ast_arena *arena,
-                               struct ast_err *err)
+static enum ast_rc append_list(struct ast_strings *to, const struct ast_strings *from,
+                               struct ast_arena *arena, struct ast_err *err)
 {
     if (from->n == 0)
         return AST_OK;
@@ -411,29 +438,34 @@ static enum ast_rc append_list(struct ast_strings *to, const struct ast_strings 
 }
 
 /* spec 07 §2.3: five lists of each component join the root's; the rest is ignored, loudly. */
-static enum ast_rc merge_component(struct ast_manifest *m, const struct ast_json *component, struct ast_err *err)
+static enum ast_rc merge_component(struct ast_manifest *m, const struct ast_json *component,
+                                   struct ast_err *err)
 {
     const struct ast_json *table = ast_json_member(component, "capabilities");
     struct ast_manifest_caps caps = { 0 };
     if (!table)
         return AST_OK;
-    enum ast_rc rc = decode_record(table, caps_rows, AST_ARRAY_LEN(caps_rows), &caps, arena_of(m), err);
+    enum ast_rc rc =
+        decode_record(table, caps_rows, AST_ARRAY_LEN(caps_rows), &caps, arena_of(m), err);
     for (size_t i = 0; !rc && i < AST_ARRAY_LEN(held_rows); i++) {
         bool present = ast_json_get(table, ast_str_c(held_rows[i].name)) != NULL;
         if (held_rows[i].merged)
-            rc = append_list(list_at(&m->caps, held_rows[i].offset), list_at(&caps, held_rows[i].offset), arena_of(m),
-                             err);
+            rc = append_list(list_at(&m->caps, held_rows[i].offset),
+                             list_at(&caps, held_rows[i].offset), arena_of(m), err);
         else if (present)
-            rc = add_warning(m,
-                             ast_arena_fmt(arena_of(m),
-                                           "component-level capability `%s` is ignored; declare it under [capabilities]",
-                                           held_rows[i].name),
-                             err);
+            rc = add_warning(
+                m,
+                ast_arena_fmt(
+                    arena_of(m),
+                    "component-level capability `%s` is ignored; declare it under [capabilities]",
+                    held_rows[i].name),
+                err);
     }
     return rc;
 }
 
-static enum ast_rc merge_components(struct ast_manifest *m, const struct ast_json *root, struct ast_err *err)
+static enum ast_rc merge_components(struct ast_manifest *m, const struct ast_json *root,
+                                    struct ast_err *err)
 {
     struct ast_json_iter it = AST_JSON_ITER(ast_json_member(root, "component"));
     const struct ast_json *component;
@@ -452,7 +484,8 @@ size_t ast_manifest_held(const struct ast_manifest *m, struct ast_str out[static
     _Static_assert(AST_ARRAY_LEN(held_rows) == 11, "eleven capability names, spec 05 §6.3");
     for (size_t i = 0; i < AST_ARRAY_LEN(held_rows); i++) {
         const char *at = (const char *)&m->caps + held_rows[i].offset;
-        bool held = held_rows[i].is_flag ? *(const bool *)at : ((const struct ast_strings *)(const void *)at)->n > 0;
+        bool held = held_rows[i].is_flag ? *(const bool *)at
+                                         : ((const struct ast_strings *)(const void *)at)->n > 0;
         if (held)
             out[n++] = ast_str_c(held_rows[i].name);
     }
@@ -467,8 +500,8 @@ static int cmp_env(const void *a, const void *b)
     return ast_str_cmp(x->name, y->name);
 }
 
-static enum ast_rc read_default(const struct ast_json *v, struct ast_manifest_env *e, struct ast_arena *arena,
-                                struct ast_err *err)
+static enum ast_rc read_default(const struct ast_json *v, struct ast_manifest_env *e,
+                                struct ast_arena *arena, struct ast_err *err)
 {
     if (!v)
         return AST_OK;
@@ -485,7 +518,8 @@ static enum ast_rc read_default(const struct ast_json *v, struct ast_manifest_en
     return ast_arena_check(arena, err);
 }
 
-static enum ast_rc read_env(const struct ast_json *root, struct ast_manifest *m, struct ast_err *err)
+static enum ast_rc read_env(const struct ast_json *root, struct ast_manifest *m,
+                            struct ast_err *err)
 {
     const struct ast_json *table = ast_json_member(root, "env");
     struct ast_json_iter it = AST_JSON_ITER(table);
@@ -496,7 +530,8 @@ static enum ast_rc read_env(const struct ast_json *root, struct ast_manifest *m,
     if (!table)
         return AST_OK;
     if (ast_json_type(table) != AST_JSON_OBJECT)
-        return ast_fail(err, AST_E_INVALID, "[env]: invalid type: %s, expected a table", ast_json_type_name(table));
+        return ast_fail(err, AST_E_INVALID, "[env]: invalid type: %s, expected a table",
+                        ast_json_type_name(table));
     struct ast_manifest_env *out = ast_arena_array(arena_of(m), ast_json_count(table), sizeof *out);
     if (!out)
         return ast_arena_check(arena_of(m), err);
@@ -525,7 +560,8 @@ static enum ast_rc check_uplink_profiles(const struct ast_manifest *m, struct as
 
     for (size_t i = 0; i < m->uplink_count; i++) {
         size_t k = 0;
-        while (k < AST_ARRAY_LEN(profiles) && !ast_str_eq(m->uplinks[i].profile, ast_str_c(profiles[k])))
+        while (k < AST_ARRAY_LEN(profiles) &&
+               !ast_str_eq(m->uplinks[i].profile, ast_str_c(profiles[k])))
             k++;
         if (k == AST_ARRAY_LEN(profiles))
             return ast_fail(err, AST_E_INVALID,
@@ -536,17 +572,19 @@ static enum ast_rc check_uplink_profiles(const struct ast_manifest *m, struct as
     return AST_OK;
 }
 
-static enum ast_rc read_tables(const struct ast_json *root, struct ast_manifest *m, struct ast_err *err)
+static enum ast_rc read_tables(const struct ast_json *root, struct ast_manifest *m,
+                               struct ast_err *err)
 {
     void *ignored, *out = NULL;
     size_t n;
     struct ast_arena *arena = arena_of(m);
     enum ast_rc rc;
 
-#define TABLE(key, rows, type, member, count)                                                                          \
-    rc = decode_tables(root, key, rows, AST_ARRAY_LEN(rows), sizeof(type), NULL, &out, &m->count, arena, err);         \
-    if (rc)                                                                                                            \
-        return rc;                                                                                                     \
+#define TABLE(key, rows, type, member, count)                                                      \
+    rc = decode_tables(root, key, rows, AST_ARRAY_LEN(rows), sizeof(type), NULL, &out, &m->count,  \
+                       arena, err);                                                                \
+    if (rc)                                                                                        \
+        return rc;                                                                                 \
     m->member = out
     TABLE("component", component_rows, struct ast_manifest_component, components, component_count);
     TABLE("command", command_rows, struct ast_manifest_command, commands, command_count);
@@ -557,18 +595,19 @@ static enum ast_rc read_tables(const struct ast_json *root, struct ast_manifest 
         m->commands[i].has_description = m->commands[i].description.p != NULL;
     rc = check_uplink_profiles(m, err);
     if (!rc)
-        rc = decode_tables(root, "skill", skill_rows, AST_ARRAY_LEN(skill_rows), sizeof(struct named_file), NULL,
-                           &ignored, &n, arena, err);
+        rc = decode_tables(root, "skill", skill_rows, AST_ARRAY_LEN(skill_rows),
+                           sizeof(struct named_file), NULL, &ignored, &n, arena, err);
     if (!rc)
-        rc = decode_tables(root, "context_file", skill_rows, AST_ARRAY_LEN(skill_rows), sizeof(struct named_file), NULL,
-                           &ignored, &n, arena, err);
+        rc = decode_tables(root, "context_file", skill_rows, AST_ARRAY_LEN(skill_rows),
+                           sizeof(struct named_file), NULL, &ignored, &n, arena, err);
     if (!rc)
-        rc = decode_tables(root, "tool", tool_rows, AST_ARRAY_LEN(tool_rows), sizeof(struct named_file), NULL, &ignored,
-                           &n, arena, err);
+        rc = decode_tables(root, "tool", tool_rows, AST_ARRAY_LEN(tool_rows),
+                           sizeof(struct named_file), NULL, &ignored, &n, arena, err);
     return rc;
 }
 
-static enum ast_rc note_legacy(const struct ast_json *root, struct ast_manifest *m, struct ast_err *err)
+static enum ast_rc note_legacy(const struct ast_json *root, struct ast_manifest *m,
+                               struct ast_err *err)
 {
     const struct ast_json *caps = ast_json_member(root, "capabilities");
     enum ast_rc rc = AST_OK;
@@ -576,17 +615,22 @@ static enum ast_rc note_legacy(const struct ast_json *root, struct ast_manifest 
     for (size_t i = 0; !rc && i < AST_ARRAY_LEN(legacy_tables); i++)
         if (ast_json_get(root, ast_str_c(legacy_tables[i].table)))
             rc = add_warning(m,
-                             ast_arena_fmt(arena_of(m), "`%s` is no longer supported and is ignored: %s",
+                             ast_arena_fmt(arena_of(m),
+                                           "`%s` is no longer supported and is ignored: %s",
                                            legacy_tables[i].table, legacy_tables[i].instead),
                              err);
     if (!rc && (ast_json_member(caps, "ipc_publish") || ast_json_member(caps, "ipc_subscribe")))
-        rc = add_warning(m, AST_STR("`ipc_publish` and `ipc_subscribe` grant nothing: use [publish] and [subscribe]"),
-                         err);
+        rc = add_warning(
+            m,
+            AST_STR(
+                "`ipc_publish` and `ipc_subscribe` grant nothing: use [publish] and [subscribe]"),
+            err);
     if (!rc && m->component_count > 1)
         rc = add_warning(m, AST_STR("only the first [[component]] is loaded"), err);
     for (size_t i = 0; !rc && i < m->env_count; i++)
         if (ast_str_is(m->env[i].name, "ASTRID_SOCKET_PATH"))
-            rc = add_warning(m, AST_STR("[env] ASTRID_SOCKET_PATH is reserved and is ignored"), err);
+            rc =
+                add_warning(m, AST_STR("[env] ASTRID_SOCKET_PATH is reserved and is ignored"), err);
     return rc;
 }
 
@@ -601,24 +645,28 @@ static enum ast_rc check_runtime_version(struct ast_str text, struct ast_err *er
     if (!text.p)
         return AST_OK;
     if (ast_semver_req_parse(text, &req, &why))
-        return ast_fail(err, AST_E_INVALID, "invalid astrid-version '" AST_STR_FMT "' - %s", AST_STR_ARG(text), why.msg);
+        return ast_fail(err, AST_E_INVALID, "invalid astrid-version '" AST_STR_FMT "' - %s",
+                        AST_STR_ARG(text), why.msg);
     enum ast_rc rc = ast_semver_parse(AST_STR(AST_RUNTIME_VERSION), &runtime, err);
     if (rc || ast_semver_matches(&req, &runtime))
         return rc;
     AST_AUTO(ast_buf_done) struct ast_buf canonical = AST_BUF_INIT(4096);
     (void)ast_semver_req_print(&req, &canonical); /* a cut text still names the requirement */
-    return ast_fail(err, AST_E_INVALID, "capsule requires astrid-version %s, but this runtime is " AST_RUNTIME_VERSION,
+    return ast_fail(err, AST_E_INVALID,
+                    "capsule requires astrid-version %s, but this runtime is " AST_RUNTIME_VERSION,
                     canonical.p ? canonical.p : "?");
 }
 
-static enum ast_rc check_patterns(const struct ast_manifest_topic *v, size_t n, const char *kind, struct ast_err *err)
+static enum ast_rc check_patterns(const struct ast_manifest_topic *v, size_t n, const char *kind,
+                                  struct ast_err *err)
 {
     for (size_t i = 0; i < n; i++)
         if (!ast_topic_segments_valid(v[i].pattern))
-            return ast_fail(err, AST_E_INVALID,
-                            "%s '" AST_STR_FMT
-                            "' contains empty segments (consecutive dots, leading/trailing dots, or is empty)",
-                            kind, AST_STR_ARG(v[i].pattern));
+            return ast_fail(
+                err, AST_E_INVALID,
+                "%s '" AST_STR_FMT
+                "' contains empty segments (consecutive dots, leading/trailing dots, or is empty)",
+                kind, AST_STR_ARG(v[i].pattern));
     return AST_OK;
 }
 
@@ -629,14 +677,15 @@ static bool interface_word(struct ast_str s)
     return ast_capsule_id_valid(s);
 }
 
-static enum ast_rc check_interfaces(const struct ast_manifest_interface *v, size_t n, const char *table,
-                                    struct ast_err *err)
+static enum ast_rc check_interfaces(const struct ast_manifest_interface *v, size_t n,
+                                    const char *table, struct ast_err *err)
 {
     for (size_t i = 0; i < n; i++) {
         if (!interface_word(v[i].ns))
             return ast_fail(err, AST_E_INVALID,
-                            "[%s]." AST_STR_FMT ": invalid namespace (must match ^[a-z][a-z0-9-]*$)", table,
-                            AST_STR_ARG(v[i].ns));
+                            "[%s]." AST_STR_FMT
+                            ": invalid namespace (must match ^[a-z][a-z0-9-]*$)",
+                            table, AST_STR_ARG(v[i].ns));
         if (!interface_word(v[i].name))
             return ast_fail(err, AST_E_INVALID,
                             "[%s." AST_STR_FMT "]." AST_STR_FMT
@@ -646,14 +695,16 @@ static enum ast_rc check_interfaces(const struct ast_manifest_interface *v, size
     return AST_OK;
 }
 
-static enum ast_rc validate(const struct ast_manifest *m, const struct package_record *p, struct ast_err *err)
+static enum ast_rc validate(const struct ast_manifest *m, const struct package_record *p,
+                            struct ast_err *err)
 {
     struct ast_semver version;
     enum ast_rc rc = check_runtime_version(p->astrid_version, err);
 
     if (!rc && ast_semver_parse(m->version, &version, NULL))
         rc = ast_fail(err, AST_E_INVALID,
-                      "invalid version '" AST_STR_FMT "' in [package] - must be valid semver (MAJOR.MINOR.PATCH)",
+                      "invalid version '" AST_STR_FMT
+                      "' in [package] - must be valid semver (MAJOR.MINOR.PATCH)",
                       AST_STR_ARG(m->version));
     if (!rc)
         rc = check_patterns(m->publish, m->publish_count, "publish pattern", err);
@@ -664,13 +715,15 @@ static enum ast_rc validate(const struct ast_manifest *m, const struct package_r
     if (!rc)
         rc = check_interfaces(m->exports, m->export_count, "exports", err);
     if (!rc && m->caps.uplink && m->import_count)
-        rc = ast_fail(err, AST_E_INVALID,
-                      "[imports] is not allowed on uplink capsules (uplinks load before non-uplinks and cannot depend "
-                      "on them)");
+        rc = ast_fail(
+            err, AST_E_INVALID,
+            "[imports] is not allowed on uplink capsules (uplinks load before non-uplinks and cannot depend "
+            "on them)");
     return rc;
 }
 
-static enum ast_rc read_document(const struct ast_json *root, struct ast_manifest *m, struct ast_err *err)
+static enum ast_rc read_document(const struct ast_json *root, struct ast_manifest *m,
+                                 struct ast_err *err)
 {
     struct package_record package = { 0 };
     const struct ast_json *caps = ast_json_member(root, "capabilities");

@@ -15,7 +15,7 @@ struct ast_manifest_component {
     struct ast_str id, file, hash, type;
 };
 
-struct ast_manifest_interface { /* [imports] and [exports] */
+struct ast_manifest_interface {       /* [imports] and [exports] */
     struct ast_str ns, name, version; /* requirement text (imports) or exact version (exports) */
     bool optional;                    /* imports */
 };
@@ -69,8 +69,9 @@ struct ast_manifest {
     size_t uplink_count;
     struct ast_manifest_mcp *mcp_servers;
     size_t mcp_server_count;
-    struct ast_strings warnings; /* legacy tables, ignored component capabilities, reserved env keys */
-    void *memory;                /* private */
+    /* legacy tables, ignored component capabilities, reserved env keys */
+    struct ast_strings warnings;
+    void *memory; /* private */
 };
 
 void ast_manifest_free(struct ast_manifest *m);

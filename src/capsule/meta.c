@@ -5,6 +5,7 @@
 
 #include "base/arena.h"
 #include "base/fs.h"
+
 #include "base/banned.h"
 
 #define META_MAX_BYTES (1024u * 1024)
@@ -29,7 +30,8 @@ void ast_meta_free(struct ast_meta *m)
 
 /* namespace -> name -> version */
 static enum ast_rc read_interfaces(const struct ast_json *table, struct ast_arena *arena,
-                                   struct ast_manifest_interface **ret, size_t *ret_n, struct ast_err *err)
+                                   struct ast_manifest_interface **ret, size_t *ret_n,
+                                   struct ast_err *err)
 {
     struct ast_json_iter outer = AST_JSON_ITER(table);
     const struct ast_json *inner_table;
@@ -49,12 +51,14 @@ static enum ast_rc read_interfaces(const struct ast_json *table, struct ast_aren
         const struct ast_json *version;
         struct ast_str name;
         if (ast_json_type(inner_table) != AST_JSON_OBJECT)
-            return ast_fail(err, AST_E_INVALID, "meta.json: interfaces of '" AST_STR_FMT "' are not an object",
+            return ast_fail(err, AST_E_INVALID,
+                            "meta.json: interfaces of '" AST_STR_FMT "' are not an object",
                             AST_STR_ARG(ns));
         while (ast_json_next(&inner, &name, &version)) {
             out[n] = (struct ast_manifest_interface){ .ns = ns, .name = name };
             if (!ast_json_string(version, &out[n].version))
-                return ast_fail(err, AST_E_INVALID, "meta.json: version of '" AST_STR_FMT "' is not a string",
+                return ast_fail(err, AST_E_INVALID,
+                                "meta.json: version of '" AST_STR_FMT "' is not a string",
                                 AST_STR_ARG(name));
             n++;
         }
@@ -64,8 +68,8 @@ static enum ast_rc read_interfaces(const struct ast_json *table, struct ast_aren
     return AST_OK;
 }
 
-static enum ast_rc read_wit_files(const struct ast_json *table, struct ast_arena *arena, struct ast_meta *m,
-                                  struct ast_err *err)
+static enum ast_rc read_wit_files(const struct ast_json *table, struct ast_arena *arena,
+                                  struct ast_meta *m, struct ast_err *err)
 {
     struct ast_json_iter it = AST_JSON_ITER(table);
     const struct ast_json *hash;
@@ -86,8 +90,8 @@ static enum ast_rc read_wit_files(const struct ast_json *table, struct ast_arena
     return AST_OK;
 }
 
-static enum ast_rc read_document(const struct ast_json *root, struct ast_arena *arena, struct ast_meta *m,
-                                 struct ast_err *err)
+static enum ast_rc read_document(const struct ast_json *root, struct ast_arena *arena,
+                                 struct ast_meta *m, struct ast_err *err)
 {
     if (!ast_json_string(ast_json_member(root, "version"), &m->version) ||
         !ast_json_string(ast_json_member(root, "installed_at"), &m->installed_at) ||
@@ -95,9 +99,11 @@ static enum ast_rc read_document(const struct ast_json *root, struct ast_arena *
         return ast_fail(err, AST_E_INVALID, "meta.json lacks version, installed_at or updated_at");
     m->source = ast_json_str_or(root, AST_STR("source"), AST_STR_NONE);
     m->wasm_hash = ast_json_str_or(root, AST_STR("wasm_hash"), AST_STR_NONE);
-    enum ast_rc rc = read_interfaces(ast_json_member(root, "imports"), arena, &m->imports, &m->import_count, err);
+    enum ast_rc rc = read_interfaces(ast_json_member(root, "imports"), arena, &m->imports,
+                                     &m->import_count, err);
     if (!rc)
-        rc = read_interfaces(ast_json_member(root, "exports"), arena, &m->exports, &m->export_count, err);
+        rc = read_interfaces(ast_json_member(root, "exports"), arena, &m->exports, &m->export_count,
+                             err);
     if (!rc)
         rc = read_wit_files(ast_json_member(root, "wit_files"), arena, m, err);
     return rc;
@@ -128,7 +134,8 @@ enum ast_rc ast_meta_load(const char *dir, struct ast_meta **ret, struct ast_err
     return AST_OK;
 }
 
-static void write_interfaces(struct ast_jw *w, const char *key, const struct ast_manifest_interface *v, size_t n)
+static void write_interfaces(struct ast_jw *w, const char *key,
+                             const struct ast_manifest_interface *v, size_t n)
 {
     if (n == 0)
         return;

@@ -3,11 +3,15 @@
 
 #include "capsule/manifest.h"
 
+struct ast_meta_wit {
+    struct ast_str path, hash;
+};
+
 struct ast_meta {
     struct ast_str version, installed_at, updated_at, source, wasm_hash; /* empty: absent */
     struct ast_manifest_interface *imports, *exports;
     size_t import_count, export_count;
-    struct { struct ast_str path, hash; } *wit_files;
+    struct ast_meta_wit *wit_files;
     size_t wit_file_count;
     void *memory; /* private */
 };

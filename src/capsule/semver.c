@@ -25,7 +25,8 @@ static bool all_digits(struct ast_str s)
 }
 
 /* Dotted identifiers: non-empty, [0-9A-Za-z-]; numeric ones without leading zero in a pre-release. */
-static enum ast_rc check_identifiers(struct ast_str s, const char *what, bool strict_numbers, struct ast_err *err)
+static enum ast_rc check_identifiers(struct ast_str s, const char *what, bool strict_numbers,
+                                     struct ast_err *err)
 {
     struct ast_str rest = s, piece;
     bool more = true;
@@ -35,7 +36,8 @@ static enum ast_rc check_identifiers(struct ast_str s, const char *what, bool st
             return ast_fail(err, AST_E_INVALID, "empty identifier segment in %s", what);
         for (size_t i = 0; i < piece.n; i++)
             if (!identifier_byte(piece.p[i]))
-                return ast_fail(err, AST_E_INVALID, "unexpected character '%c' in %s", piece.p[i], what);
+                return ast_fail(err, AST_E_INVALID, "unexpected character '%c' in %s", piece.p[i],
+                                what);
         if (strict_numbers && piece.n > 1 && piece.p[0] == '0' && all_digits(piece))
             return ast_fail(err, AST_E_INVALID, "invalid leading zero in %s", what);
     }
@@ -43,16 +45,19 @@ static enum ast_rc check_identifiers(struct ast_str s, const char *what, bool st
 }
 
 /* Cuts decimal digits off *s. */
-static enum ast_rc take_number(struct ast_str *s, const char *what, uint64_t *ret, struct ast_err *err)
+static enum ast_rc take_number(struct ast_str *s, const char *what, uint64_t *ret,
+                               struct ast_err *err)
 {
     size_t n = 0;
 
     while (n < s->n && is_digit(s->p[n]))
         n++;
     if (n == 0 && s->n == 0)
-        return ast_fail(err, AST_E_INVALID, "unexpected end of input while parsing %s version number", what);
+        return ast_fail(err, AST_E_INVALID,
+                        "unexpected end of input while parsing %s version number", what);
     if (n == 0)
-        return ast_fail(err, AST_E_INVALID, "unexpected character '%c' while parsing %s version number", s->p[0], what);
+        return ast_fail(err, AST_E_INVALID,
+                        "unexpected character '%c' while parsing %s version number", s->p[0], what);
     if (n > 1 && s->p[0] == '0')
         return ast_fail(err, AST_E_INVALID, "invalid leading zero in %s version number", what);
     if (!ast_str_to_u64(ast_str_first(*s, n), ret))
@@ -70,7 +75,8 @@ static bool take_byte(struct ast_str *s, char c)
 }
 
 /* "-pre" and "+build" behind the numbers; everything must be used up. */
-static enum ast_rc take_tail(struct ast_str *s, struct ast_str *ret_pre, struct ast_str *ret_build, struct ast_err *err)
+static enum ast_rc take_tail(struct ast_str *s, struct ast_str *ret_pre, struct ast_str *ret_build,
+                             struct ast_err *err)
 {
     enum ast_rc rc = AST_OK;
 
@@ -86,7 +92,8 @@ static enum ast_rc take_tail(struct ast_str *s, struct ast_str *ret_pre, struct 
         rc = check_identifiers(*ret_build, "build metadata", false, err);
     }
     if (!rc && s->n)
-        rc = ast_fail(err, AST_E_INVALID, "unexpected character '%c' after patch version number", s->p[0]);
+        rc = ast_fail(err, AST_E_INVALID, "unexpected character '%c' after patch version number",
+                      s->p[0]);
     return rc;
 }
 
@@ -191,9 +198,11 @@ int ast_semver_cmp(const struct ast_semver *a, const struct ast_semver *b)
 static const struct {
     const char *text;
     enum ast_semver_op op;
-} operators[] = { /* longer ones first */
-    { ">=", AST_SEMVER_GE }, { "<=", AST_SEMVER_LE },    { ">", AST_SEMVER_GT },    { "<", AST_SEMVER_LT },
-    { "=", AST_SEMVER_EXACT }, { "~", AST_SEMVER_TILDE }, { "^", AST_SEMVER_CARET },
+} operators[] = {
+    /* longer ones first */
+    { ">=", AST_SEMVER_GE },   { "<=", AST_SEMVER_LE },   { ">", AST_SEMVER_GT },
+    { "<", AST_SEMVER_LT },    { "=", AST_SEMVER_EXACT }, { "~", AST_SEMVER_TILDE },
+    { "^", AST_SEMVER_CARET },
 };
 
 static struct ast_str skip_spaces(struct ast_str s)
@@ -209,8 +218,8 @@ static bool take_wildcard(struct ast_str *s)
 }
 
 /* ".minor", ".patch", each possibly a wildcard that ends the numbers. */
-static enum ast_rc take_partial(struct ast_str *s, struct ast_semver_comparator *c, bool has_operator,
-                                struct ast_err *err)
+static enum ast_rc take_partial(struct ast_str *s, struct ast_semver_comparator *c,
+                                bool has_operator, struct ast_err *err)
 {
     enum ast_rc rc = take_number(s, "major", &c->major, err);
     bool wild = false;
@@ -227,7 +236,8 @@ static enum ast_rc take_partial(struct ast_str *s, struct ast_semver_comparator 
         if (take_wildcard(s)) {
             wild = true;
         } else if (wild) {
-            return ast_fail(err, AST_E_INVALID, "unexpected character after wildcard in version req");
+            return ast_fail(err, AST_E_INVALID,
+                            "unexpected character after wildcard in version req");
         } else {
             rc = take_number(s, "patch", &c->patch, err);
             c->has_patch = !rc;
@@ -238,7 +248,8 @@ static enum ast_rc take_partial(struct ast_str *s, struct ast_semver_comparator 
     return rc;
 }
 
-static enum ast_rc parse_comparator(struct ast_str text, struct ast_semver_comparator *ret, struct ast_err *err)
+static enum ast_rc parse_comparator(struct ast_str text, struct ast_semver_comparator *ret,
+                                    struct ast_err *err)
 {
     struct ast_semver_comparator c = { .op = AST_SEMVER_CARET };
     struct ast_str s = text, build = AST_STR_NONE;
@@ -255,24 +266,28 @@ static enum ast_rc parse_comparator(struct ast_str text, struct ast_semver_compa
     if (!rc && c.has_patch)
         rc = take_tail(&s, &c.pre, &build, err);
     if (!rc && s.n)
-        rc = ast_fail(err, AST_E_INVALID, "expected comma after version number, found '%c'", s.p[0]);
+        rc =
+            ast_fail(err, AST_E_INVALID, "expected comma after version number, found '%c'", s.p[0]);
     if (!rc)
         *ret = c;
     return rc;
 }
 
-enum ast_rc ast_semver_req_parse(struct ast_str text, struct ast_semver_req *ret, struct ast_err *err)
+enum ast_rc ast_semver_req_parse(struct ast_str text, struct ast_semver_req *ret,
+                                 struct ast_err *err)
 {
     struct ast_semver_req req = { .n = 0 };
     struct ast_str rest = text, piece;
     bool more = true;
 
     if (ast_str_trim(text).n == 0)
-        return ast_fail(err, AST_E_INVALID, "unexpected end of input while parsing major version number");
+        return ast_fail(err, AST_E_INVALID,
+                        "unexpected end of input while parsing major version number");
     struct ast_str whole = ast_str_trim(text);
     if (take_wildcard(&whole)) {
         if (whole.n)
-            return ast_fail(err, AST_E_INVALID, "wildcard req (*) must be the only comparator in the version req");
+            return ast_fail(err, AST_E_INVALID,
+                            "wildcard req (*) must be the only comparator in the version req");
         *ret = req;
         return AST_OK;
     }
@@ -281,7 +296,8 @@ enum ast_rc ast_semver_req_parse(struct ast_str text, struct ast_semver_req *ret
             return ast_fail(err, AST_E_INVALID, "excessive number of version comparators");
         struct ast_str one = ast_str_trim(piece);
         if (one.n && (one.p[0] == '*' || one.p[0] == 'x' || one.p[0] == 'X'))
-            return ast_fail(err, AST_E_INVALID, "wildcard req (*) must be the only comparator in the version req");
+            return ast_fail(err, AST_E_INVALID,
+                            "wildcard req (*) must be the only comparator in the version req");
         enum ast_rc rc = parse_comparator(one, &req.v[req.n], err);
         if (rc)
             return rc;
@@ -294,7 +310,8 @@ enum ast_rc ast_semver_req_parse(struct ast_str text, struct ast_semver_req *ret
 /* Equal as far as the comparator says. */
 static bool matches_exact(const struct ast_semver_comparator *c, const struct ast_semver *v)
 {
-    if (v->major != c->major || (c->has_minor && v->minor != c->minor) || (c->has_patch && v->patch != c->patch))
+    if (v->major != c->major || (c->has_minor && v->minor != c->minor) ||
+        (c->has_patch && v->patch != c->patch))
         return false;
     return !c->has_patch || cmp_pre(v->pre, c->pre) == 0;
 }
@@ -366,20 +383,13 @@ static bool matches_one(const struct ast_semver_comparator *c, const struct ast_
 {
     switch (c->op) {
     case AST_SEMVER_EXACT:
-    case AST_SEMVER_WILDCARD:
-        return matches_exact(c, v);
-    case AST_SEMVER_GT:
-        return matches_greater(c, v);
-    case AST_SEMVER_GE:
-        return matches_exact(c, v) || matches_greater(c, v);
-    case AST_SEMVER_LT:
-        return matches_less(c, v);
-    case AST_SEMVER_LE:
-        return matches_exact(c, v) || matches_less(c, v);
-    case AST_SEMVER_TILDE:
-        return matches_tilde(c, v);
-    case AST_SEMVER_CARET:
-        return matches_caret(c, v);
+    case AST_SEMVER_WILDCARD: return matches_exact(c, v);
+    case AST_SEMVER_GT: return matches_greater(c, v);
+    case AST_SEMVER_GE: return matches_exact(c, v) || matches_greater(c, v);
+    case AST_SEMVER_LT: return matches_less(c, v);
+    case AST_SEMVER_LE: return matches_exact(c, v) || matches_less(c, v);
+    case AST_SEMVER_TILDE: return matches_tilde(c, v);
+    case AST_SEMVER_CARET: return matches_caret(c, v);
     }
     return false;
 }
@@ -401,9 +411,11 @@ bool ast_semver_matches(const struct ast_semver_req *req, const struct ast_semve
 
 enum ast_rc ast_semver_req_print(const struct ast_semver_req *req, struct ast_buf *out)
 {
-    static const char *const texts[] = { [AST_SEMVER_EXACT] = "=", [AST_SEMVER_GT] = ">",  [AST_SEMVER_GE] = ">=",
-                                         [AST_SEMVER_LT] = "<",    [AST_SEMVER_LE] = "<=", [AST_SEMVER_TILDE] = "~",
-                                         [AST_SEMVER_CARET] = "^", [AST_SEMVER_WILDCARD] = "" };
+    static const char *const texts[] = {
+        [AST_SEMVER_EXACT] = "=", [AST_SEMVER_GT] = ">",     [AST_SEMVER_GE] = ">=",
+        [AST_SEMVER_LT] = "<",    [AST_SEMVER_LE] = "<=",    [AST_SEMVER_TILDE] = "~",
+        [AST_SEMVER_CARET] = "^", [AST_SEMVER_WILDCARD] = ""
+    };
     if (req->n == 0)
         return ast_buf_add_lit(out, "*");
     for (size_t i = 0; i < req->n; i++) {

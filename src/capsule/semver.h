@@ -12,7 +12,16 @@ struct ast_semver {
 
 #define AST_SEMVER_MAX_COMPARATORS 32u
 
-enum ast_semver_op { AST_SEMVER_EXACT, AST_SEMVER_GT, AST_SEMVER_GE, AST_SEMVER_LT, AST_SEMVER_LE, AST_SEMVER_TILDE, AST_SEMVER_CARET, AST_SEMVER_WILDCARD };
+enum ast_semver_op {
+    AST_SEMVER_EXACT,
+    AST_SEMVER_GT,
+    AST_SEMVER_GE,
+    AST_SEMVER_LT,
+    AST_SEMVER_LE,
+    AST_SEMVER_TILDE,
+    AST_SEMVER_CARET,
+    AST_SEMVER_WILDCARD
+};
 
 struct ast_semver_comparator {
     enum ast_semver_op op;
@@ -29,7 +38,10 @@ struct ast_semver_req {
 AST_MUST_CHECK
 enum ast_rc ast_semver_parse(struct ast_str text, struct ast_semver *ret, struct ast_err *err);
 AST_MUST_CHECK
-enum ast_rc ast_semver_req_parse(struct ast_str text, struct ast_semver_req *ret, struct ast_err *err);
+enum ast_rc ast_semver_req_parse(struct ast_str text, struct ast_semver_req *ret,
+                                 struct ast_err *err);
 bool ast_semver_matches(const struct ast_semver_req *req, const struct ast_semver *v);
-int ast_semver_cmp(const struct ast_semver *a, const struct ast_semver *b); /* precedence, then build */
-enum ast_rc ast_semver_req_print(const struct ast_semver_req *req, struct ast_buf *out); /* canonical */
+/* precedence, then build */
+int ast_semver_cmp(const struct ast_semver *a, const struct ast_semver *b);
+/* canonical */
+enum ast_rc ast_semver_req_print(const struct ast_semver_req *req, struct ast_buf *out);

@@ -13,6 +13,7 @@
 #include "base/vec.h"
 #include "capsule/install.h"
 #include "crypto/hash.h"
+
 #include "base/banned.h"
 
 #define TREE_MAX_DEPTH 64u
@@ -69,7 +70,8 @@ static enum ast_rc copy_file(const char *from, const char *to, struct ast_err *e
         return ast_fail_errno(err, ast_rc_from_errno(errno), errno, "open %s", from);
     if (!S_ISREG(st.st_mode))
         return ast_fail(err, AST_E_INVALID, "%s is not a regular file", from);
-    AST_AUTO(ast_fs_close) int out =
+    AST_AUTO(ast_fs_close)
+    int out =
         open(to, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, (st.st_mode & 0777) | 0600);
     if (out < 0)
         return ast_fail_errno(err, ast_rc_from_errno(errno), errno, "create %s", to);
@@ -83,26 +85,30 @@ static enum ast_rc resolve_link(const char *root, const char *path, char **ret, 
     struct stat st;
 
     if (!real)
-        return ast_fail(err, AST_E_INVALID, "symlink %s could not be canonicalized (dangling or denied)", path);
+        return ast_fail(err, AST_E_INVALID,
+                        "symlink %s could not be canonicalized (dangling or denied)", path);
     struct ast_str r = ast_str_c(real), base = ast_str_c(root);
     if (!ast_str_starts(r, base) || r.n <= base.n || r.p[base.n] != '/')
-        return ast_fail(err, AST_E_DENIED,
-                        "symlink %s resolves outside the capsule source root (%s); refusing to copy (sandbox-escape "
-                        "vector)",
-                        path, real);
+        return ast_fail(
+            err, AST_E_DENIED,
+            "symlink %s resolves outside the capsule source root (%s); refusing to copy (sandbox-escape "
+            "vector)",
+            path, real);
     if (stat(real, &st) == 0 && S_ISDIR(st.st_mode))
-        return ast_fail(err, AST_E_INVALID,
-                        "directory symlink %s not allowed in capsule source tree (refusing to recurse \xe2\x80\x94 risk "
-                        "of cycles / cross-tree copies)",
-                        path);
+        return ast_fail(
+            err, AST_E_INVALID,
+            "directory symlink %s not allowed in capsule source tree (refusing to recurse \xe2\x80\x94 risk "
+            "of cycles / cross-tree copies)",
+            path);
     *ret = ast_steal(&real);
     return AST_OK;
 }
 
-static enum ast_rc copy_dir(const char *root, const char *from, const char *to, unsigned depth, struct ast_err *err);
+static enum ast_rc copy_dir(const char *root, const char *from, const char *to, unsigned depth,
+                            struct ast_err *err);
 
-static enum ast_rc copy_entry(const char *root, const char *from_dir, const char *to_dir, const char *name,
-                              unsigned depth, struct ast_err *err)
+static enum ast_rc copy_entry(const char *root, const char *from_dir, const char *to_dir,
+                              const char *name, unsigned depth, struct ast_err *err)
 {
     AST_AUTO(ast_cfree) char *from = ast_fs_join(from_dir, name);
     AST_AUTO(ast_cfree) char *to = ast_fs_join(to_dir, name);
@@ -126,7 +132,8 @@ static enum ast_rc copy_entry(const char *root, const char *from_dir, const char
     return copy_file(from, to, err);
 }
 
-static enum ast_rc copy_dir(const char *root, const char *from, const char *to, unsigned depth, struct ast_err *err)
+static enum ast_rc copy_dir(const char *root, const char *from, const char *to, unsigned depth,
+                            struct ast_err *err)
 {
     struct dirent **names = NULL;
     enum ast_rc rc = AST_OK;
@@ -156,8 +163,8 @@ enum ast_rc capsule_tree_copy(const char *source, const char *target, struct ast
     return copy_dir(root, root, target, 0, err);
 }
 
-enum ast_rc capsule_blob_store(const struct ast_home *home, const char *store, const char *ext, struct ast_str bytes,
-                               char ret_hash[static 65], struct ast_err *err)
+enum ast_rc capsule_blob_store(const struct ast_home *home, const char *store, const char *ext,
+                               struct ast_str bytes, char ret_hash[static 65], struct ast_err *err)
 {
     char hash[AST_BLAKE3_HEX];
     ast_blake3_hex(bytes, hash);
@@ -183,26 +190,29 @@ struct wit_walk {
     AST_VEC(struct ast_str) hashes;
 };
 
-static enum ast_rc store_wit(struct wit_walk *w, const char *path, const char *rel, const struct stat *st,
-                             struct ast_err *err)
+static enum ast_rc store_wit(struct wit_walk *w, const char *path, const char *rel,
+                             const struct stat *st, struct ast_err *err)
 {
     AST_AUTO(ast_buf_done) struct ast_buf text = AST_BUF_INIT(AST_WIT_MAX_BYTES);
     char hash[AST_BLAKE3_HEX];
 
     if (st->st_size > (off_t)AST_WIT_MAX_BYTES)
-        return ast_fail(err, AST_E_TOO_LARGE, "WIT file %s exceeds 1MB size limit (%lld)", path, (long long)st->st_size);
+        return ast_fail(err, AST_E_TOO_LARGE, "WIT file %s exceeds 1MB size limit (%lld)", path,
+                        (long long)st->st_size);
     enum ast_rc rc = ast_fs_read(path, AST_WIT_MAX_BYTES, &text, err);
     if (!rc)
         rc = capsule_blob_store(w->home, AST_HOME_WIT, "wit", ast_buf_view(&text), hash, err);
     if (rc)
         return rc;
-    struct ast_str p = ast_arena_dup(w->arena, ast_str_c(rel)), h = ast_arena_dup(w->arena, ast_str_c(hash));
+    struct ast_str p = ast_arena_dup(w->arena, ast_str_c(rel)),
+                   h = ast_arena_dup(w->arena, ast_str_c(hash));
     if (!ast_vec_push(&w->paths, p) || !ast_vec_push(&w->hashes, h))
         return ast_fail(err, AST_E_NO_MEMORY, "WIT files");
     return ast_arena_check(w->arena, err);
 }
 
-static enum ast_rc walk_wit(struct wit_walk *w, const char *dir, const char *rel, unsigned depth, struct ast_err *err)
+static enum ast_rc walk_wit(struct wit_walk *w, const char *dir, const char *rel, unsigned depth,
+                            struct ast_err *err)
 {
     struct dirent **names = NULL;
     enum ast_rc rc = AST_OK;
@@ -211,10 +221,13 @@ static enum ast_rc walk_wit(struct wit_walk *w, const char *dir, const char *rel
         return ast_fail(err, AST_E_TOO_LARGE, "%s: folders are nested too deeply", dir);
     int n = scandir(dir, &names, not_dots, alphasort);
     if (n < 0)
-        return errno == ENOENT ? AST_OK : ast_fail_errno(err, ast_rc_from_errno(errno), errno, "read %s", dir);
+        return errno == ENOENT
+                   ? AST_OK
+                   : ast_fail_errno(err, ast_rc_from_errno(errno), errno, "read %s", dir);
     for (int i = 0; i < n; i++) {
         AST_AUTO(ast_cfree) char *path = ast_fs_join(dir, names[i]->d_name);
-        AST_AUTO(ast_cfree) char *child = rel ? ast_fs_join(rel, names[i]->d_name) : strdup(names[i]->d_name);
+        AST_AUTO(ast_cfree)
+        char *child = rel ? ast_fs_join(rel, names[i]->d_name) : strdup(names[i]->d_name);
         struct stat st;
         if (!rc && (!path || !child))
             rc = ast_fail(err, AST_E_NO_MEMORY, "WIT files");
@@ -230,12 +243,13 @@ static enum ast_rc walk_wit(struct wit_walk *w, const char *dir, const char *rel
     return rc;
 }
 
-enum ast_rc capsule_wit_store(const struct ast_home *home, const char *source, struct ast_arena *arena,
-                              struct ast_meta *meta, struct ast_err *err)
+enum ast_rc capsule_wit_store(const struct ast_home *home, const char *source,
+                              struct ast_arena *arena, struct ast_meta *meta, struct ast_err *err)
 {
     struct wit_walk w = { .home = home, .arena = arena };
     AST_AUTO(ast_cfree) char *dir = ast_fs_join(source, "wit");
-    enum ast_rc rc = dir ? walk_wit(&w, dir, NULL, 0, err) : ast_fail(err, AST_E_NO_MEMORY, "WIT files");
+    enum ast_rc rc =
+        dir ? walk_wit(&w, dir, NULL, 0, err) : ast_fail(err, AST_E_NO_MEMORY, "WIT files");
 
     if (!rc) {
         meta->wit_files = ast_arena_array(arena, w.paths.n, sizeof *meta->wit_files);

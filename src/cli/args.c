@@ -3,11 +3,17 @@
 #include <string.h>
 
 #include "cli/cli.h"
+
 #include "base/banned.h"
 
-#define OPTION_END { 0, NULL, NULL, NULL }
+#define OPTION_END                                                                                 \
+    {                                                                                              \
+        0, NULL, NULL, NULL                                                                        \
+    }
 
-static const struct cli_option format_options[] = { { 0, "format", "F", "pretty or json [default: pretty]" }, OPTION_END };
+static const struct cli_option format_options[] = {
+    { 0, "format", "F", "pretty or json [default: pretty]" }, OPTION_END
+};
 static const struct cli_option run_options[] = {
     { 'y', "yes", NULL, "approve what capsules ask for" },
     { 0, "session", "ID", "continue a session (a UUID or a name)" },
@@ -15,7 +21,8 @@ static const struct cli_option run_options[] = {
     { 0, "format", "F", "pretty or json [default: pretty]" },
     OPTION_END,
 };
-static const struct cli_option chat_options[] = { { 's', "session", "UUID", "continue a session" }, OPTION_END };
+static const struct cli_option chat_options[] = { { 's', "session", "UUID", "continue a session" },
+                                                  OPTION_END };
 static const struct cli_option status_options[] = {
     { 0, "format", "F", "pretty or json [default: pretty]" },
     { 0, "exit-code", NULL, "exit 1 when no daemon answers" },
@@ -46,29 +53,38 @@ static const struct cli_option token_options[] = {
     { 0, "seconds", "N", "how long it is valid [default: 28800]" },
     OPTION_END,
 };
-static const struct cli_option build_options[] = { { 'o', "output", "DIR", "where the archive goes" }, OPTION_END };
+static const struct cli_option build_options[] = {
+    { 'o', "output", "DIR", "where the archive goes" }, OPTION_END
+};
 
 /* Order of the help page. */
 static const struct cli_command commands[] = {
     { "chat", "", 0, 0, "Talk to the agent, line by line", NULL, chat_options, cmd_chat },
     { "run", "<PROMPT>", 1, 1, "Send one prompt, print the answer, exit",
-      "Exit status 53: no answer within 120 seconds. Text on standard input is put in front of the prompt.", run_options, cmd_run },
+      "Exit status 53: no answer within 120 seconds. Text on standard input is put in front of the prompt.",
+      run_options, cmd_run },
     { "start", "", 0, 0, "Start the daemon and leave it running", NULL, NULL, cmd_start },
     { "stop", "", 0, 0, "Stop the daemon", NULL, NULL, cmd_stop },
     { "restart", "", 0, 0, "Stop the daemon and start it again", NULL, NULL, cmd_restart },
-    { "status", "", 0, 0, "Show whether the daemon runs, and what it runs", NULL, status_options, cmd_status },
+    { "status", "", 0, 0, "Show whether the daemon runs, and what it runs", NULL, status_options,
+      cmd_status },
     { "ps", "", 0, 0, "List the loaded capsules", NULL, format_options, cmd_ps },
     { "who", "", 0, 0, "List the connected clients", NULL, format_options, cmd_who },
-    { "logs", "[CAPSULE]", 0, 1, "Print the daemon's log, or a capsule's", NULL, logs_options, cmd_logs },
+    { "logs", "[CAPSULE]", 0, 1, "Print the daemon's log, or a capsule's", NULL, logs_options,
+      cmd_logs },
     { "capsule install", "<SOURCE>", 1, 1, "Install a capsule from a folder or a .capsule archive",
       "A running daemon loads it at once.", install_options, cmd_capsule_install },
-    { "capsule list", "", 0, 0, "List the installed capsules", NULL, list_options, cmd_capsule_list },
-    { "capsule show", "<NAME>", 1, 1, "Show one installed capsule", NULL, format_options, cmd_capsule_show },
-    { "capsule remove", "<NAME>", 1, 1, "Remove an installed capsule", NULL, remove_options, cmd_capsule_remove },
-    { "build", "[PATH]", 0, 1, "Build a capsule project into an archive", NULL, build_options, cmd_build },
+    { "capsule list", "", 0, 0, "List the installed capsules", NULL, list_options,
+      cmd_capsule_list },
+    { "capsule show", "<NAME>", 1, 1, "Show one installed capsule", NULL, format_options,
+      cmd_capsule_show },
+    { "capsule remove", "<NAME>", 1, 1, "Remove an installed capsule", NULL, remove_options,
+      cmd_capsule_remove },
+    { "build", "[PATH]", 0, 1, "Build a capsule project into an archive", NULL, build_options,
+      cmd_build },
     { "gateway token", "", 0, 0, "Print a bearer token for the HTTP gateway",
-      "Signs with keys/gateway.ed25519 of this home: who can read that file can speak for anybody.", token_options,
-      cmd_gateway_token },
+      "Signs with keys/gateway.ed25519 of this home: who can read that file can speak for anybody.",
+      token_options, cmd_gateway_token },
     { "version", "", 0, 0, "Print version and build", NULL, format_options, cmd_version },
     { "help", "[COMMAND]...", 0, 2, "Print help for a command", NULL, NULL, cmd_help },
 };
@@ -115,9 +131,9 @@ static void print_options(const struct cli_option *o)
 {
     for (; o && o->name; o++) {
         char left[64];
-        snprintf(left, sizeof left, "%c%c%s --%s%s%s%s", o->letter ? '-' : ' ', o->letter ? o->letter : ' ',
-                 o->letter ? "," : " ", o->name, o->argument ? " <" : "", o->argument ? o->argument : "",
-                 o->argument ? ">" : "");
+        snprintf(left, sizeof left, "%c%c%s --%s%s%s%s", o->letter ? '-' : ' ',
+                 o->letter ? o->letter : ' ', o->letter ? "," : " ", o->name,
+                 o->argument ? " <" : "", o->argument ? o->argument : "", o->argument ? ">" : "");
         printf("  %-26s %s\n", left, o->help);
     }
 }
@@ -125,8 +141,8 @@ static void print_options(const struct cli_option *o)
 void cli_print_help(const struct cli_command *command)
 {
     if (command) {
-        printf("%s\n\nUsage: astrid %s%s%s%s\n", command->summary, command->name, command->options ? " [OPTIONS]" : "",
-               command->words[0] ? " " : "", command->words);
+        printf("%s\n\nUsage: astrid %s%s%s%s\n", command->summary, command->name,
+               command->options ? " [OPTIONS]" : "", command->words[0] ? " " : "", command->words);
         if (command->options) {
             puts("\nOptions:");
             print_options(command->options);
@@ -141,7 +157,8 @@ void cli_print_help(const struct cli_command *command)
          "Commands:");
     for (size_t i = 0; i < AST_ARRAY_LEN(commands); i++) {
         char left[64];
-        snprintf(left, sizeof left, "%s%s%s", commands[i].name, commands[i].words[0] ? " " : "", commands[i].words);
+        snprintf(left, sizeof left, "%s%s%s", commands[i].name, commands[i].words[0] ? " " : "",
+                 commands[i].words);
         printf("  %-26s %s\n", left, commands[i].summary);
     }
     puts("\nOptions:");
@@ -251,7 +268,8 @@ static enum cli_exit take_option(struct cli *cli, int argc, char **argv, int *at
     if (o->argument) {
         value = inline_value ? inline_value : *at + 1 < argc ? argv[++*at] : NULL;
         if (!value)
-            return usage(cli, "a value is required for '--%s <%s>' but none was supplied", o->name, o->argument);
+            return usage(cli, "a value is required for '--%s <%s>' but none was supplied", o->name,
+                         o->argument);
     } else if (inline_value) {
         return usage(cli, "unexpected value for '--%s'; it takes none", o->name);
     }
@@ -292,7 +310,8 @@ static enum cli_exit check_words(struct cli *cli)
     const struct cli_command *c = cli->command;
 
     if (!c && cli->word_count && is_prefix_word(cli->words[0]))
-        return usage(cli, "'astrid %s' needs a subcommand%s%s", cli->words[0], cli->word_count > 1 ? "; unknown: " : "",
+        return usage(cli, "'astrid %s' needs a subcommand%s%s", cli->words[0],
+                     cli->word_count > 1 ? "; unknown: " : "",
                      cli->word_count > 1 ? cli->words[1] : "");
     if (!c && cli->word_count)
         return usage(cli, "unrecognized command '%s'", cli->words[0]);

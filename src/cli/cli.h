@@ -15,7 +15,7 @@ enum cli_exit { CLI_OK = 0, CLI_FAILED = 1, CLI_USAGE = 2, CLI_TIMED_OUT = 53 };
 enum cli_format { CLI_PRETTY, CLI_JSON };
 
 #define CLI_MAX_OPTIONS 16
-#define CLI_MAX_WORDS 16
+#define CLI_MAX_WORDS   16
 
 /* One option of a command. Columns: short name (0: none), long name, argument name (NULL: a flag), help. */
 struct cli_option {
@@ -26,11 +26,11 @@ struct cli_option {
 struct cli;
 
 struct cli_command {
-    const char *name;      /* "capsule install" */
-    const char *words;     /* positional arguments for the usage line: "<SOURCE>", "[NAME]", "" */
+    const char *name;  /* "capsule install" */
+    const char *words; /* positional arguments for the usage line: "<SOURCE>", "[NAME]", "" */
     unsigned min_words, max_words;
     const char *summary;
-    const char *details;   /* more lines for --help; NULL: none */
+    const char *details;              /* more lines for --help; NULL: none */
     const struct cli_option *options; /* ends with a row without name; NULL: none */
     int (*run)(struct cli *cli);
 };
@@ -41,7 +41,8 @@ struct cli {
     const char *format_text, *prompt, *session;
     /* The command and its arguments. */
     const struct cli_command *command;
-    const char *values[CLI_MAX_OPTIONS]; /* by row of command->options; a flag holds "" when given */
+    const char
+        *values[CLI_MAX_OPTIONS]; /* by row of command->options; a flag holds "" when given */
     const char *words[CLI_MAX_WORDS];
     unsigned word_count;
     /* Filled on demand. */
@@ -67,12 +68,12 @@ const struct cli_command *cli_commands(size_t *ret_n);
 const struct cli_command *cli_find(const char *const *words, unsigned count, unsigned *ret_used);
 
 /* output.c: lines for people, with the decorations of spec 08 §1.1. */
-void cli_success(const char *fmt, ...) AST_PRINTF(1, 2);  /* stdout */
-void cli_info(const char *fmt, ...) AST_PRINTF(1, 2);     /* stdout */
-void cli_warning(const char *fmt, ...) AST_PRINTF(1, 2);  /* stderr */
-void cli_note(const char *fmt, ...) AST_PRINTF(1, 2);     /* stderr: progress */
-int cli_error(const struct ast_err *err);                 /* stderr, "✗ error: ..."; returns CLI_FAILED */
-void cli_print_json(struct ast_str compact);              /* stdout, indented by two */
+void cli_success(const char *fmt, ...) AST_PRINTF(1, 2); /* stdout */
+void cli_info(const char *fmt, ...) AST_PRINTF(1, 2);    /* stdout */
+void cli_warning(const char *fmt, ...) AST_PRINTF(1, 2); /* stderr */
+void cli_note(const char *fmt, ...) AST_PRINTF(1, 2);    /* stderr: progress */
+int cli_error(const struct ast_err *err);    /* stderr, "✗ error: ..."; returns CLI_FAILED */
+void cli_print_json(struct ast_str compact); /* stdout, indented by two */
 /* Foreign text on a terminal: control characters other than newline and tab are shown escaped. */
 void cli_print_text(FILE *to, struct ast_str text);
 
@@ -96,4 +97,5 @@ int cmd_capsule_remove(struct cli *cli);
 int cmd_gateway_token(struct cli *cli);
 
 /* headless.c: one prompt, one answer (spec 08 §5.2). `prompt` may be empty when stdin is piped. */
-int cli_headless(struct cli *cli, const char *prompt, const char *session, bool yes, bool print_session, enum cli_format format);
+int cli_headless(struct cli *cli, const char *prompt, const char *session, bool yes,
+                 bool print_session, enum cli_format format);

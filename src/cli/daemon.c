@@ -15,6 +15,7 @@
 
 #include "base/fs.h"
 #include "base/time.h"
+
 #include "base/banned.h"
 
 #define READY_WAIT_MS 10000
@@ -55,13 +56,15 @@ enum ast_rc cli_daemon_clean(struct cli *cli, struct ast_err *err)
     AST_AUTO(ast_cfree) char *lock = ast_home_path(&cli->home, AST_HOME_LOCK);
     AST_AUTO(ast_cfree) char *sock = ast_home_path(&cli->home, AST_HOME_SOCKET);
     AST_AUTO(ast_cfree) char *ready = ast_home_path(&cli->home, AST_HOME_READY);
-    AST_AUTO(ast_fs_close) int fd = lock ? open(lock, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600) : -1;
+    AST_AUTO(ast_fs_close)
+    int fd = lock ? open(lock, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600) : -1;
 
     if (fd < 0 || !sock || !ready)
         return ast_fail_errno(err, AST_E_IO, errno, "open the singleton lock");
     /* Whoever holds the lock is alive, whatever its socket looks like. */
     if (flock(fd, LOCK_EX | LOCK_NB))
-        return ast_fail(err, AST_E_BUSY, "a daemon holds the singleton lock %s but does not answer", lock);
+        return ast_fail(err, AST_E_BUSY, "a daemon holds the singleton lock %s but does not answer",
+                        lock);
     unlink(sock);
     unlink(ready);
     return AST_OK;
@@ -81,7 +84,8 @@ bool cli_daemon_wait_gone(struct cli *cli, int64_t ms)
 }
 
 /* A session of its own: Ctrl-C in this terminal is not for the daemon. */
-static enum ast_rc spawn_detached(const char *program, char *const argv[], pid_t *ret, struct ast_err *err)
+static enum ast_rc spawn_detached(const char *program, char *const argv[], pid_t *ret,
+                                  struct ast_err *err)
 {
     posix_spawnattr_t attr;
     posix_spawn_file_actions_t files;
@@ -107,15 +111,18 @@ static enum ast_rc wait_ready(struct cli *cli, pid_t pid, const char *ready, str
     while (!ast_fs_exists(ready)) {
         if (waitpid(pid, &status, WNOHANG) == pid) {
             if (WIFSIGNALED(status))
-                return ast_fail(err, AST_E_IO, "Daemon exited prematurely (signal %d). Check logs: %s/log",
+                return ast_fail(err, AST_E_IO,
+                                "Daemon exited prematurely (signal %d). Check logs: %s/log",
                                 WTERMSIG(status), cli->home.root);
-            return ast_fail(err, AST_E_IO, "Daemon exited prematurely (exit status: %d). Check logs: %s/log",
+            return ast_fail(err, AST_E_IO,
+                            "Daemon exited prematurely (exit status: %d). Check logs: %s/log",
                             WEXITSTATUS(status), cli->home.root);
         }
         if (ast_mono_ns() >= deadline) {
             kill(pid, SIGKILL);
             waitpid(pid, &status, 0);
-            return ast_fail(err, AST_E_TIMEOUT, "Daemon failed to become ready within 10 seconds. Check logs: %s/log",
+            return ast_fail(err, AST_E_TIMEOUT,
+                            "Daemon failed to become ready within 10 seconds. Check logs: %s/log",
                             cli->home.root);
         }
         nap_ms(READY_POLL_MS);
@@ -139,7 +146,8 @@ enum ast_rc cli_daemon_spawn(struct cli *cli, bool ephemeral, struct ast_err *er
     if (!ready || !cwd)
         return ast_fail(err, AST_E_NO_MEMORY, "start the daemon");
     unlink(ready);
-    char *const argv[] = { program, (char[]){ "--workspace" }, cwd, ephemeral ? (char[]){ "--ephemeral" } : NULL, NULL };
+    char *const argv[] = { program, (char[]){ "--workspace" }, cwd,
+                           ephemeral ? (char[]){ "--ephemeral" } : NULL, NULL };
     rc = spawn_detached(program, argv, &pid, err);
     return rc ? rc : wait_ready(cli, pid, ready, err);
 }
@@ -162,23 +170,25 @@ enum ast_rc cli_daemon_connect(struct cli *cli, struct ast_uplink_client **ret, 
     return rc ? rc : ast_uplink_connect(&cli->home, ret, err);
 }
 
-enum ast_rc cli_request(struct cli *cli, struct ast_uplink_client *c, const char *suffix, struct ast_str request,
-                        int64_t timeout_ms, struct ast_uplink_frame *frame, const struct ast_json **ret,
-                        struct ast_err *err)
+enum ast_rc cli_request(struct cli *cli, struct ast_uplink_client *c, const char *suffix,
+                        struct ast_str request, int64_t timeout_ms, struct ast_uplink_frame *frame,
+                        const struct ast_json **ret, struct ast_err *err)
 {
     struct ast_principal who;
     struct ast_str status, text;
     enum ast_rc rc = cli_principal(cli, &who, err);
 
     if (!rc)
-        rc = ast_uplink_request(c, ast_str_c(suffix), request, ast_principal_str(&who), timeout_ms, frame, err);
+        rc = ast_uplink_request(c, ast_str_c(suffix), request, ast_principal_str(&who), timeout_ms,
+                                frame, err);
     if (rc)
         return rc;
     const struct ast_json *data = ast_json_member(frame->payload, "data");
     if (!ast_json_string(ast_json_member(frame->payload, "status"), &status))
         return ast_fail(err, AST_E_PROTOCOL, "unexpected response from kernel: no status");
     if (ast_str_is(status, "Error") && ast_json_string(data, &text))
-        return ast_fail(err, AST_E_DENIED, "kernel rejected request: " AST_STR_FMT, AST_STR_ARG(text));
+        return ast_fail(err, AST_E_DENIED, "kernel rejected request: " AST_STR_FMT,
+                        AST_STR_ARG(text));
     *ret = data;
     return AST_OK;
 }

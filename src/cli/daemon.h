@@ -16,13 +16,14 @@ enum cli_daemon_state cli_daemon_probe(struct cli *cli, struct ast_err *err);
 enum ast_rc cli_daemon_spawn(struct cli *cli, bool ephemeral, struct ast_err *err);
 
 /* A connection; starts an ephemeral daemon when none runs. */
-enum ast_rc cli_daemon_connect(struct cli *cli, struct ast_uplink_client **ret, struct ast_err *err);
+enum ast_rc cli_daemon_connect(struct cli *cli, struct ast_uplink_client **ret,
+                               struct ast_err *err);
 
 /* A kernel request by the active agent; *ret is the answer's "data" half, borrowed from `frame`. A refusal becomes an error:
  * "kernel rejected request: ...". */
-enum ast_rc cli_request(struct cli *cli, struct ast_uplink_client *c, const char *suffix, struct ast_str request,
-                        int64_t timeout_ms, struct ast_uplink_frame *frame, const struct ast_json **ret,
-                        struct ast_err *err);
+enum ast_rc cli_request(struct cli *cli, struct ast_uplink_client *c, const char *suffix,
+                        struct ast_str request, int64_t timeout_ms, struct ast_uplink_frame *frame,
+                        const struct ast_json **ret, struct ast_err *err);
 
 /* Removes a dead daemon's socket and sentinel, only while holding the singleton lock. */
 enum ast_rc cli_daemon_clean(struct cli *cli, struct ast_err *err);

@@ -5,10 +5,11 @@
 
 #include "cli/daemon.h"
 #include "crypto/uuid5.h"
+
 #include "base/banned.h"
 
 #define ANSWER_WAIT_MS 120000 /* between two frames */
-#define STDIN_MAX (1024u * 1024)
+#define STDIN_MAX      (1024u * 1024)
 
 struct headless {
     struct cli *cli;
@@ -16,10 +17,10 @@ struct headless {
     struct ast_uuid session;
     char session_text[AST_UUID_TEXT];
     struct ast_principal who;
-    bool yes, streams;      /* streams: print text as it comes */
-    struct ast_buf answer;  /* the whole text */
-    struct ast_buf calls;   /* JSON objects of tool calls, comma separated */
-    char last;              /* last byte printed */
+    bool yes, streams;     /* streams: print text as it comes */
+    struct ast_buf answer; /* the whole text */
+    struct ast_buf calls;  /* JSON objects of tool calls, comma separated */
+    char last;             /* last byte printed */
 };
 
 static enum ast_rc read_stdin(struct ast_buf *out, struct ast_err *err)
@@ -55,7 +56,8 @@ static void choose_session(struct headless *h, const char *session, bool print)
         fprintf(stderr, "[headless] Session: %s\n", h->session_text);
 }
 
-static enum ast_rc send_prompt(struct headless *h, struct ast_str piped, const char *prompt, struct ast_err *err)
+static enum ast_rc send_prompt(struct headless *h, struct ast_str piped, const char *prompt,
+                               struct ast_err *err)
 {
     AST_AUTO(ast_buf_done) struct ast_buf text = AST_BUF_INIT(2u * STDIN_MAX);
     AST_AUTO(ast_buf_done) struct ast_buf payload = AST_BUF_INIT(8u * STDIN_MAX);
@@ -72,12 +74,14 @@ static enum ast_rc send_prompt(struct headless *h, struct ast_str piped, const c
     ast_jw_kv_string(&w, "session_id", ast_str_c(h->session_text));
     ast_jw_end(&w);
     enum ast_rc rc = ast_buf_check(&payload, "prompt", err);
-    return rc ? rc : ast_uplink_send(h->client, AST_STR("user.v1.prompt"), ast_buf_view(&payload), &h->session,
-                                     ast_principal_str(&h->who), err);
+    return rc ? rc
+              : ast_uplink_send(h->client, AST_STR("user.v1.prompt"), ast_buf_view(&payload),
+                                &h->session, ast_principal_str(&h->who), err);
 }
 
 /* Questions get an answer at once, so that no turn waits for nobody. */
-static enum ast_rc answer_approval(struct headless *h, const struct ast_json *payload, struct ast_err *err)
+static enum ast_rc answer_approval(struct headless *h, const struct ast_json *payload,
+                                   struct ast_err *err)
 {
     AST_AUTO(ast_buf_done) struct ast_buf topic = AST_BUF_INIT(1024);
     AST_AUTO(ast_buf_done) struct ast_buf body = AST_BUF_INIT(4096);
@@ -92,15 +96,17 @@ static enum ast_rc answer_approval(struct headless *h, const struct ast_json *pa
     ast_jw_kv_string(&w, "type", AST_STR("approval_response"));
     ast_jw_kv_string(&w, "request_id", id);
     ast_jw_kv_string(&w, "decision", h->yes ? AST_STR("approve") : AST_STR("deny"));
-    ast_jw_kv_string(&w, "reason", h->yes ? AST_STR("headless --yes mode") : AST_STR("headless mode"));
+    ast_jw_kv_string(&w, "reason",
+                     h->yes ? AST_STR("headless --yes mode") : AST_STR("headless mode"));
     ast_jw_end(&w);
     if (topic.fail || body.fail)
         return ast_fail(err, AST_E_TOO_LARGE, "approval request with an oversized id");
-    return ast_uplink_send(h->client, ast_buf_view(&topic), ast_buf_view(&body), &h->session, ast_principal_str(&h->who),
-                           err);
+    return ast_uplink_send(h->client, ast_buf_view(&topic), ast_buf_view(&body), &h->session,
+                           ast_principal_str(&h->who), err);
 }
 
-static enum ast_rc cancel_elicit(struct headless *h, const struct ast_json *payload, struct ast_err *err)
+static enum ast_rc cancel_elicit(struct headless *h, const struct ast_json *payload,
+                                 struct ast_err *err)
 {
     AST_AUTO(ast_buf_done) struct ast_buf topic = AST_BUF_INIT(1024);
     AST_AUTO(ast_buf_done) struct ast_buf body = AST_BUF_INIT(4096);
@@ -115,8 +121,8 @@ static enum ast_rc cancel_elicit(struct headless *h, const struct ast_json *payl
     if (topic.fail || body.fail)
         return ast_fail(err, AST_E_TOO_LARGE, "question with an oversized id");
     fputs("[headless] Cancelled a question that needs a person\n", stderr);
-    return ast_uplink_send(h->client, ast_buf_view(&topic), ast_buf_view(&body), &h->session, ast_principal_str(&h->who),
-                           err);
+    return ast_uplink_send(h->client, ast_buf_view(&topic), ast_buf_view(&body), &h->session,
+                           ast_principal_str(&h->who), err);
 }
 
 static void take_text(struct headless *h, struct ast_str text)
@@ -172,13 +178,15 @@ static void record_result(struct headless *h, const struct ast_json *payload)
 }
 
 /* One frame; *ret_done when the answer is complete. */
-static enum ast_rc take_frame(struct headless *h, const struct ast_json *payload, bool *ret_done, struct ast_err *err)
+static enum ast_rc take_frame(struct headless *h, const struct ast_json *payload, bool *ret_done,
+                              struct ast_err *err)
 {
     struct ast_str type = ast_json_str_or(payload, AST_STR("type"), AST_STR(""));
     bool is_final = false;
 
     if (ast_str_is(type, "agent_response") && is_ours(h, payload)) {
-        (void)ast_json_bool(ast_json_member(payload, "is_final"), &is_final); /* absent: not the last */
+        (void)ast_json_bool(ast_json_member(payload, "is_final"),
+                            &is_final); /* absent: not the last */
         take_text(h, ast_json_str_or(payload, AST_STR("text"), AST_STR("")));
         *ret_done = is_final;
     } else if (ast_str_is(type, "approval_required")) {
@@ -186,7 +194,8 @@ static enum ast_rc take_frame(struct headless *h, const struct ast_json *payload
     } else if (ast_str_is(type, "elicit_request")) {
         return cancel_elicit(h, payload, err);
     } else if (ast_str_is(type, "llm_stream_event")) {
-        const struct ast_json *start = ast_json_member(ast_json_member(payload, "event"), "ToolCallStart");
+        const struct ast_json *start =
+            ast_json_member(ast_json_member(payload, "event"), "ToolCallStart");
         if (start)
             record_call(h, start);
     } else if (ast_str_is(type, "tool_execute_result")) {
@@ -226,7 +235,8 @@ static void print_result(struct headless *h)
     cli_print_json(ast_buf_view(&out));
 }
 
-static enum ast_rc run(struct headless *h, struct ast_str piped, const char *prompt, struct ast_err *err)
+static enum ast_rc run(struct headless *h, struct ast_str piped, const char *prompt,
+                       struct ast_err *err)
 {
     enum ast_rc rc = cli_principal(h->cli, &h->who, err);
 
@@ -239,9 +249,13 @@ static enum ast_rc run(struct headless *h, struct ast_str piped, const char *pro
     return rc;
 }
 
-int cli_headless(struct cli *cli, const char *prompt, const char *session, bool yes, bool print_session, enum cli_format format)
+int cli_headless(struct cli *cli, const char *prompt, const char *session, bool yes,
+                 bool print_session, enum cli_format format)
 {
-    struct headless h = { .cli = cli, .yes = yes, .streams = format == CLI_PRETTY, .answer = AST_BUF_INIT(64u * STDIN_MAX),
+    struct headless h = { .cli = cli,
+                          .yes = yes,
+                          .streams = format == CLI_PRETTY,
+                          .answer = AST_BUF_INIT(64u * STDIN_MAX),
                           .calls = AST_BUF_INIT(64u * STDIN_MAX) };
     AST_AUTO(ast_buf_done) struct ast_buf piped = AST_BUF_INIT(STDIN_MAX);
     struct ast_err err = AST_ERR_INIT;

@@ -6,6 +6,7 @@
 #include "base/fs.h"
 #include "base/toml.h"
 #include "cli/cli.h"
+
 #include "base/banned.h"
 
 enum ast_rc cli_home(struct cli *cli, struct ast_err *err)
@@ -33,8 +34,9 @@ enum ast_rc cli_principal(struct cli *cli, struct ast_principal *ret, struct ast
     if (!rc)
         rc = ast_toml_parse(ast_buf_view(&text), &doc, err);
     if (!rc)
-        rc = ast_principal_parse(ast_json_str_or(ast_json_root(doc), AST_STR("active_agent"), AST_PRINCIPAL_DEFAULT), ret,
-                                 err);
+        rc = ast_principal_parse(
+            ast_json_str_or(ast_json_root(doc), AST_STR("active_agent"), AST_PRINCIPAL_DEFAULT),
+            ret, err);
     return rc ? ast_wrap(err, rc, "%s", path) : AST_OK;
 }
 
@@ -59,14 +61,17 @@ enum ast_rc cli_companion(const char *name, char **ret, struct ast_err *err)
     bool more = true;
     while (ast_str_split(&rest, &more, ':', &dir)) {
         AST_AUTO(ast_cfree) char *folder = ast_str_dup(dir);
-        AST_AUTO(ast_cfree) char *path = folder && dir.n && dir.p[0] == '/' ? ast_fs_join(folder, name) : NULL;
+        AST_AUTO(ast_cfree)
+        char *path = folder && dir.n && dir.p[0] == '/' ? ast_fs_join(folder, name) : NULL;
         if (path && access(path, X_OK) == 0) {
             *ret = ast_steal(&path);
             return AST_OK;
         }
     }
-    return ast_fail(err, AST_E_NOT_FOUND,
-                    "%s not found. Ensure it is installed alongside the astrid CLI or available in PATH.", name);
+    return ast_fail(
+        err, AST_E_NOT_FOUND,
+        "%s not found. Ensure it is installed alongside the astrid CLI or available in PATH.",
+        name);
 }
 
 static int print_emit_path(void)
@@ -95,7 +100,8 @@ static int dispatch(struct cli *cli)
         return CLI_OK;
     }
     if (cli->prompt || (!cli->command && !isatty(STDIN_FILENO)))
-        return cli_headless(cli, cli->prompt, cli->session, cli->yes, cli->print_session, cli_format(cli));
+        return cli_headless(cli, cli->prompt, cli->session, cli->yes, cli->print_session,
+                            cli_format(cli));
     return cli->command ? cli->command->run(cli) : cmd_chat(cli);
 }
 

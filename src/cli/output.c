@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include "cli/cli.h"
+
 #include "base/banned.h"
 
 static bool wants_colour(FILE *to)
@@ -27,13 +28,13 @@ static void line(FILE *to, const char *colour, const char *mark, const char *fmt
     fputc('\n', to);
 }
 
-#define DEFINE_LINE(name, to, colour, mark)                                                                            \
-    void name(const char *fmt, ...)                                                                                    \
-    {                                                                                                                  \
-        va_list ap;                                                                                                    \
-        va_start(ap, fmt);                                                                                             \
-        line(to, colour, mark, fmt, ap);                                                                               \
-        va_end(ap);                                                                                                    \
+#define DEFINE_LINE(name, to, colour, mark)                                                        \
+    void name(const char *fmt, ...)                                                                \
+    {                                                                                              \
+        va_list ap;                                                                                \
+        va_start(ap, fmt);                                                                         \
+        line(to, colour, mark, fmt, ap);                                                           \
+        va_end(ap);                                                                                \
     }
 
 DEFINE_LINE(cli_success, stdout, "\033[32m", "\xe2\x9c\x93")
@@ -78,7 +79,8 @@ void cli_print_json(struct ast_str compact)
             continue;
         }
         bool opens = c == '{' || c == '[', closes = c == '}' || c == ']';
-        bool empty = opens && i + 1 < compact.n && (compact.p[i + 1] == '}' || compact.p[i + 1] == ']');
+        bool empty =
+            opens && i + 1 < compact.n && (compact.p[i + 1] == '}' || compact.p[i + 1] == ']');
         if (closes && (i == 0 || (compact.p[i - 1] != '{' && compact.p[i - 1] != '['))) {
             depth--;
             printf("\n%*s", (int)(2 * depth), "");

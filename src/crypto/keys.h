@@ -15,8 +15,8 @@
 struct ast_key {
     struct ast_secret secret; /* seed and public half */
     uint8_t public_key[AST_KEY_PUBLIC_BYTES];
-    bool
-        was_exposed; /* load: others could read the file; it was tightened to 0600, the caller should warn */
+    /* load: others could read the file; it was tightened to 0600, the caller should warn */
+    bool was_exposed;
 };
 
 void ast_key_done(struct ast_key *k);

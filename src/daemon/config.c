@@ -6,6 +6,7 @@
 
 #include "base/fs.h"
 #include "base/toml.h"
+
 #include "base/banned.h"
 
 #define CONFIG_MAX_BYTES 1048576u
@@ -20,7 +21,10 @@ static const struct {
     const char *key, *variable;
     size_t offset;
 } ceilings[] = {
-#define C(key, variable, member) { key, variable, offsetof(struct ast_daemon_config, member) }
+#define C(key, variable, member)                                                                   \
+    {                                                                                              \
+        key, variable, offsetof(struct ast_daemon_config, member)                                  \
+    }
     C("host_blocking_concurrency", "ASTRID_CAPSULE_HOST_BLOCKING_CONCURRENCY", blocking_max),
     C("host_io_concurrency", "ASTRID_CAPSULE_HOST_IO_CONCURRENCY", io_max),
     C("instance_pool_size", "ASTRID_CAPSULE_INSTANCE_POOL_SIZE", pool_max),
@@ -34,8 +38,10 @@ static unsigned *ceiling_at(struct ast_daemon_config *c, size_t i)
 
 static bool format_parse(struct ast_str s, enum ast_log_format *ret)
 {
-    static const char *const names[] = { [AST_LOG_COMPACT] = "compact", [AST_LOG_FULL] = "full",
-                                         [AST_LOG_PRETTY] = "pretty", [AST_LOG_JSON] = "json" };
+    static const char *const names[] = { [AST_LOG_COMPACT] = "compact",
+                                         [AST_LOG_FULL] = "full",
+                                         [AST_LOG_PRETTY] = "pretty",
+                                         [AST_LOG_JSON] = "json" };
     for (size_t i = 0; i < AST_ARRAY_LEN(names); i++) {
         if (ast_str_eq(s, ast_str_c(names[i]))) {
             *ret = (enum ast_log_format)i;
@@ -45,7 +51,8 @@ static bool format_parse(struct ast_str s, enum ast_log_format *ret)
     return false;
 }
 
-static enum ast_rc set_directives(struct ast_daemon_config *c, struct ast_str text, struct ast_err *err)
+static enum ast_rc set_directives(struct ast_daemon_config *c, struct ast_str text,
+                                  struct ast_err *err)
 {
     char *copy = ast_str_dup(text);
     if (!copy)
@@ -55,15 +62,16 @@ static enum ast_rc set_directives(struct ast_daemon_config *c, struct ast_str te
     return AST_OK;
 }
 
-static enum ast_rc read_logging(const struct ast_json *table, struct ast_daemon_config *c, bool *level_set,
-                                struct ast_err *err)
+static enum ast_rc read_logging(const struct ast_json *table, struct ast_daemon_config *c,
+                                bool *level_set, struct ast_err *err)
 {
     const struct ast_json *v = ast_json_member(table, "level");
     struct ast_str text;
 
     if (v && (!ast_json_string(v, &text) || !ast_log_level_parse(text, &c->log_level)))
-        return ast_fail(err, AST_E_INVALID,
-                        "Validation error in field 'logging.level': expected trace, debug, info, warn or error");
+        return ast_fail(
+            err, AST_E_INVALID,
+            "Validation error in field 'logging.level': expected trace, debug, info, warn or error");
     *level_set = *level_set || v;
     v = ast_json_member(table, "format");
     if (v && ast_json_string(v, &text) && !format_parse(text, &c->log_format))
@@ -77,14 +85,16 @@ static enum ast_rc read_logging(const struct ast_json *table, struct ast_daemon_
     struct ast_str unused;
     while (ast_json_next(&it, &unused, &element)) {
         if (!ast_json_string(element, &text))
-            return ast_fail(err, AST_E_INVALID, "Validation error in field 'logging.directives': expected strings");
+            return ast_fail(err, AST_E_INVALID,
+                            "Validation error in field 'logging.directives': expected strings");
         ast_buf_addf(&joined, "%s" AST_STR_FMT, joined.n ? "," : "", AST_STR_ARG(text));
     }
     enum ast_rc rc = ast_buf_check(&joined, "logging.directives", err);
     return rc ? rc : set_directives(c, ast_buf_view(&joined), err);
 }
 
-static enum ast_rc read_capsule(const struct ast_json *table, struct ast_daemon_config *c, struct ast_err *err)
+static enum ast_rc read_capsule(const struct ast_json *table, struct ast_daemon_config *c,
+                                struct ast_err *err)
 {
     for (size_t i = 0; i < AST_ARRAY_LEN(ceilings); i++) {
         const struct ast_json *v = ast_json_get(table, ast_str_c(ceilings[i].key));
@@ -92,10 +102,12 @@ static enum ast_rc read_capsule(const struct ast_json *table, struct ast_daemon_
         if (!v)
             continue;
         if (!ast_json_u64(v, &n) || n > UINT32_MAX)
-            return ast_fail(err, AST_E_INVALID, "Validation error in field 'capsule.%s': expected an unsigned integer",
+            return ast_fail(err, AST_E_INVALID,
+                            "Validation error in field 'capsule.%s': expected an unsigned integer",
                             ceilings[i].key);
         if (n == 0)
-            return ast_fail(err, AST_E_INVALID, "Validation error in field 'capsule.%s': %s must be greater than 0",
+            return ast_fail(err, AST_E_INVALID,
+                            "Validation error in field 'capsule.%s': %s must be greater than 0",
                             ceilings[i].key, ceilings[i].key);
         *ceiling_at(c, i) = (unsigned)n;
     }
@@ -103,7 +115,8 @@ static enum ast_rc read_capsule(const struct ast_json *table, struct ast_daemon_
 }
 
 /* NOT_FOUND when there is no such file. */
-static enum ast_rc read_file(const char *path, struct ast_daemon_config *c, bool *level_set, struct ast_err *err)
+static enum ast_rc read_file(const char *path, struct ast_daemon_config *c, bool *level_set,
+                             struct ast_err *err)
 {
     AST_AUTO(ast_buf_done) struct ast_buf text = AST_BUF_INIT(CONFIG_MAX_BYTES);
     AST_AUTO(ast_json_free) struct ast_json_doc *doc = NULL;
@@ -126,7 +139,8 @@ static void ignore_variable(const char *name, const char *value, const char *why
 }
 
 /* Only where no file set the key. */
-static enum ast_rc read_environment(struct ast_daemon_config *c, bool level_set, struct ast_err *err)
+static enum ast_rc read_environment(struct ast_daemon_config *c, bool level_set,
+                                    struct ast_err *err)
 {
     const char *value = getenv("ASTRID_LOG_LEVEL");
     if (value && !level_set && !ast_log_level_parse(ast_str_c(value), &c->log_level))
@@ -150,7 +164,8 @@ static enum ast_rc read_environment(struct ast_daemon_config *c, bool level_set,
 /* A project may lower a ceiling, never raise it, and nothing else; a broken file there is skipped (spec 05 §22.2). */
 static void read_workspace(const char *workspace, struct ast_daemon_config *c)
 {
-    AST_AUTO(ast_cfree) char *path = workspace ? ast_fs_join(workspace, ".astrid/config.toml") : NULL;
+    AST_AUTO(ast_cfree)
+    char *path = workspace ? ast_fs_join(workspace, ".astrid/config.toml") : NULL;
     struct ast_daemon_config own = AST_DAEMON_CONFIG_INIT;
     struct ast_err err = AST_ERR_INIT;
     bool level_set = false;
@@ -168,8 +183,8 @@ static void read_workspace(const char *workspace, struct ast_daemon_config *c)
     ast_daemon_config_done(&own);
 }
 
-enum ast_rc ast_daemon_config_load(const struct ast_home *home, const char *workspace, struct ast_daemon_config *ret,
-                                   struct ast_err *err)
+enum ast_rc ast_daemon_config_load(const struct ast_home *home, const char *workspace,
+                                   struct ast_daemon_config *ret, struct ast_err *err)
 {
     AST_AUTO(ast_cfree) char *own = ast_home_path(home, "etc/config.toml");
     AST_AUTO(ast_cfree) char *user = ast_home_path(home, "config.toml");

@@ -9,13 +9,16 @@
 struct ast_daemon_config {
     enum ast_log_level log_level;
     enum ast_log_format log_format;
-    char *log_directives; /* owned; NULL: none */
+    char *log_directives;                    /* owned; NULL: none */
     unsigned pool_max, blocking_max, io_max; /* 0: derived */
 };
 
-#define AST_DAEMON_CONFIG_INIT { .log_level = AST_LOG_INFO, .log_format = AST_LOG_COMPACT }
+#define AST_DAEMON_CONFIG_INIT                                                                     \
+    {                                                                                              \
+        .log_level = AST_LOG_INFO, .log_format = AST_LOG_COMPACT                                   \
+    }
 
 void ast_daemon_config_done(struct ast_daemon_config *c);
 AST_MUST_CHECK
-enum ast_rc ast_daemon_config_load(const struct ast_home *home, const char *workspace, struct ast_daemon_config *ret,
-                                   struct ast_err *err);
+enum ast_rc ast_daemon_config_load(const struct ast_home *home, const char *workspace,
+                                   struct ast_daemon_config *ret, struct ast_err *err);

@@ -13,9 +13,10 @@
 #include "daemon/config.h"
 #include "gateway/gateway.h"
 #include "uplink/server.h"
+
 #include "base/banned.h"
 
-#define TARGET "astrid.daemon"
+#define TARGET     "astrid.daemon"
 #define EXIT_USAGE 2
 
 struct options {
@@ -33,9 +34,9 @@ struct daemon {
     struct ast_kernel *kernel;
     struct ast_uplink_server *uplink;
     struct ast_gateway *gateway;
-    char reason[256];      /* why we stop; empty: nobody asked yet */
+    char reason[256]; /* why we stop; empty: nobody asked yet */
     bool stopping;
-    enum ast_rc failed;    /* boot went wrong inside the loop */
+    enum ast_rc failed; /* boot went wrong inside the loop */
     struct ast_err err;
 };
 
@@ -59,9 +60,12 @@ static void print_usage(FILE *to)
 }
 
 /* A usage error: one precise line, then where help is. */
-__attribute__((noreturn)) static void usage_error(const char *option, const char *value, const char *why)
+__attribute__((noreturn)) static void usage_error(const char *option, const char *value,
+                                                  const char *why)
 {
-    fprintf(stderr, "error: invalid value '%s' for '%s': %s\n\nFor more information, try '--help'.\n", value, option, why);
+    fprintf(stderr,
+            "error: invalid value '%s' for '%s': %s\n\nFor more information, try '--help'.\n",
+            value, option, why);
     exit(EXIT_USAGE);
 }
 
@@ -105,7 +109,9 @@ static void read_options(int argc, char **argv, struct options *o)
         case OPT_EPHEMERAL: o->ephemeral = true; break;
         case 'v': o->verbose = true; break;
         case OPT_IO: o->io_max = read_ceiling("--host-io-concurrency <N>", optarg); break;
-        case OPT_BLOCKING: o->blocking_max = read_ceiling("--host-blocking-concurrency <N>", optarg); break;
+        case OPT_BLOCKING:
+            o->blocking_max = read_ceiling("--host-blocking-concurrency <N>", optarg);
+            break;
         case OPT_POOL: o->pool_max = read_ceiling("--instance-pool-size <N>", optarg); break;
         case 'h': print_usage(stdout); exit(EXIT_SUCCESS);
         case 'V': puts("astrid-daemon " AST_RUNTIME_VERSION); exit(EXIT_SUCCESS);
@@ -113,7 +119,9 @@ static void read_options(int argc, char **argv, struct options *o)
         }
     }
     if (optind < argc) {
-        fprintf(stderr, "error: unexpected argument '%s' found\n\nFor more information, try '--help'.\n", argv[optind]);
+        fprintf(stderr,
+                "error: unexpected argument '%s' found\n\nFor more information, try '--help'.\n",
+                argv[optind]);
         exit(EXIT_USAGE);
     }
 }
@@ -207,7 +215,8 @@ static enum ast_rc start(struct daemon *d, const struct ast_daemon_config *cfg)
 
 static void set_build_info(void)
 {
-    const struct ast_str labels[] = { AST_STR(AST_RUNTIME_VERSION), AST_STR(AST_GIT_SHA), AST_STR(__VERSION__) };
+    const struct ast_str labels[] = { AST_STR(AST_RUNTIME_VERSION), AST_STR(AST_GIT_SHA),
+                                      AST_STR(__VERSION__) };
     ast_metric_set(ast_metric_cell(AST_METRIC_BUILD_INFO, labels, AST_ARRAY_LEN(labels)), 1);
 }
 

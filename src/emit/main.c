@@ -9,10 +9,11 @@
 
 #include "base/json.h"
 #include "uplink/client.h"
+
 #include "base/banned.h"
 
-#define STDIN_MAX 10485760u
-#define PAYLOAD_MAX 1048576u /* what the bus accepts, escaping included */
+#define STDIN_MAX    10485760u
+#define PAYLOAD_MAX  1048576u /* what the bus accepts, escaping included */
 #define OVERALL_SECS 15u
 
 struct emit {
@@ -46,7 +47,8 @@ static bool read_environment(struct emit *e)
     for (size_t i = 0; i < AST_ARRAY_LEN(wanted); i++) {
         *wanted[i].into = variable(wanted[i].name);
         if (!*wanted[i].into) {
-            fprintf(stderr, "astrid-emit: required environment variable %s is missing or empty\n", wanted[i].name);
+            fprintf(stderr, "astrid-emit: required environment variable %s is missing or empty\n",
+                    wanted[i].name);
             return false;
         }
     }
@@ -99,14 +101,16 @@ static enum ast_rc publish(const struct emit *e, struct ast_err *err)
     if (!rc)
         rc = ast_uplink_connect(&home, &c, err);
     if (!rc)
-        rc = ast_uplink_send(c, ast_str_c(e->topic), ast_buf_view(&payload), &source, ast_str_c(e->principal), err);
+        rc = ast_uplink_send(c, ast_str_c(e->topic), ast_buf_view(&payload), &source,
+                             ast_str_c(e->principal), err);
     return rc;
 }
 
 /* Too slow: the line is still owed. Only async-signal-safe calls. */
 static void on_alarm(int signum)
 {
-    static const char line[] = "{\"continue\":true}\n", why[] = "astrid-emit: the daemon did not take the event within 15 s\n";
+    static const char line[] = "{\"continue\":true}\n",
+                      why[] = "astrid-emit: the daemon did not take the event within 15 s\n";
     ssize_t ignored = write(STDOUT_FILENO, line, sizeof line - 1);
 
     (void)signum;
@@ -149,7 +153,8 @@ static const char *read_topic(int argc, char **argv, bool *ret_text)
         } else if (strncmp(argv[i], "--topic=", 8) == 0) {
             option = argv[i] + 8;
         } else if (argv[i][0] == '-' || positional) {
-            fprintf(stderr, "error: unexpected argument '%s' found\n\nUsage: astrid-emit <TOPIC>\n", argv[i]);
+            fprintf(stderr, "error: unexpected argument '%s' found\n\nUsage: astrid-emit <TOPIC>\n",
+                    argv[i]);
             return NULL;
         } else {
             positional = argv[i];
@@ -160,7 +165,8 @@ static const char *read_topic(int argc, char **argv, bool *ret_text)
         return NULL;
     }
     if (!positional && !option)
-        fputs("astrid-emit: a topic is required (positional `<topic>` or `--topic <topic>`)\n", stderr);
+        fputs("astrid-emit: a topic is required (positional `<topic>` or `--topic <topic>`)\n",
+              stderr);
     return positional ? positional : option;
 }
 

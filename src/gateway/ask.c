@@ -80,7 +80,8 @@ void gw_ask(struct gw_call *call, struct ast_str method, struct ast_str expected
     ast_jw_kv_string(&w, "method", method);
     ast_jw_end(&w);
     struct question *q = calloc(1, sizeof *q);
-    if (!q || ast_buf_check(&text, "request", &err) || ast_json_parse(ast_buf_view(&text), &doc, &err)) {
+    if (!q || ast_buf_check(&text, "request", &err) ||
+        ast_json_parse(ast_buf_view(&text), &doc, &err)) {
         gw_reply_internal(call, q ? err.msg : "out of memory");
         free(q);
         return;
@@ -93,5 +94,6 @@ void gw_ask(struct gw_call *call, struct ast_str method, struct ast_str expected
                             .answer = AST_BUF_INIT(ANSWER_MAX) };
     gw_exchange_set_user(call->ex, q);
     gw_exchange_at(call->ex, ast_mono_ns() + AST_GATEWAY_KERNEL_SECS * AST_NS_PER_SEC, on_silence);
-    ast_kernel_request(call->g->kernel, ast_principal_str(&call->bearer.principal), ast_json_root(doc), on_answer, q);
+    ast_kernel_request(call->g->kernel, ast_principal_str(&call->bearer.principal),
+                       ast_json_root(doc), on_answer, q);
 }

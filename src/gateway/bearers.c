@@ -33,8 +33,8 @@ struct gw_bearers {
     atomic_uint_least64_t signature_checks;
 };
 
-enum ast_rc gw_bearers_new(const struct ast_key *key, struct gw_revocations *revocations, struct gw_bearers **ret,
-                           struct ast_err *err)
+enum ast_rc gw_bearers_new(const struct ast_key *key, struct gw_revocations *revocations,
+                           struct gw_bearers **ret, struct ast_err *err)
 {
     struct gw_bearers *b = calloc(1, sizeof *b);
     struct known *known = calloc(SETS * WAYS, sizeof *known);
@@ -65,12 +65,14 @@ static struct known *set_of(struct gw_bearers *b, uint64_t hash) AST_REQUIRES(b-
     return b->known + hash % SETS * WAYS;
 }
 
-static bool recall(struct gw_bearers *b, uint64_t hash, struct ast_str token, struct ast_bearer *ret)
+static bool recall(struct gw_bearers *b, uint64_t hash, struct ast_str token,
+                   struct ast_bearer *ret)
 {
     AST_WITH_LOCK(&b->lock);
     struct known *set = set_of(b, hash);
     for (unsigned i = 0; i < WAYS; i++) {
-        if (!set[i].used || set[i].hash != hash || !ast_str_eq(ast_str_n(set[i].token, set[i].n), token))
+        if (!set[i].used || set[i].hash != hash ||
+            !ast_str_eq(ast_str_n(set[i].token, set[i].n), token))
             continue;
         set[i].used = ++b->clock;
         *ret = set[i].bearer;
@@ -79,7 +81,8 @@ static bool recall(struct gw_bearers *b, uint64_t hash, struct ast_str token, st
     return false;
 }
 
-static void remember(struct gw_bearers *b, uint64_t hash, struct ast_str token, const struct ast_bearer *bearer)
+static void remember(struct gw_bearers *b, uint64_t hash, struct ast_str token,
+                     const struct ast_bearer *bearer)
 {
     AST_WITH_LOCK(&b->lock);
     struct known *set = set_of(b, hash), *victim = set;
@@ -93,7 +96,8 @@ static void remember(struct gw_bearers *b, uint64_t hash, struct ast_str token, 
     memcpy(victim->token, token.p, token.n);
 }
 
-bool gw_bearers_check(struct gw_bearers *b, struct ast_str authorization, uint64_t now_secs, struct ast_bearer *ret)
+bool gw_bearers_check(struct gw_bearers *b, struct ast_str authorization, uint64_t now_secs,
+                      struct ast_bearer *ret)
 {
     if (!ast_str_starts(authorization, AST_STR("Bearer ")))
         return false;

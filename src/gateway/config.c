@@ -57,19 +57,24 @@ enum ast_rc gw_address_parse(struct ast_str text, struct gw_address *ret, struct
     struct in6_addr v6;
     uint64_t port;
     int family;
-    if (!colon || !ast_str_to_u64(port_text, &port) || port > 65535 || !ip_parse(host, &v4, &v6, &family) ||
-        is_bracketed != (family == AF_INET6))
-        return ast_fail(err, AST_E_INVALID, "invalid socket address \"" AST_STR_FMT "\": use IP:port or [IPv6]:port",
+    if (!colon || !ast_str_to_u64(port_text, &port) || port > 65535 ||
+        !ip_parse(host, &v4, &v6, &family) || is_bracketed != (family == AF_INET6))
+        return ast_fail(err, AST_E_INVALID,
+                        "invalid socket address \"" AST_STR_FMT "\": use IP:port or [IPv6]:port",
                         AST_STR_ARG(text));
     struct gw_address a = { 0 };
     if (family == AF_INET) {
         struct sockaddr_in *sa = (struct sockaddr_in *)&a.sa;
-        *sa = (struct sockaddr_in){ .sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr = v4 };
+        *sa = (struct sockaddr_in){ .sin_family = AF_INET,
+                                    .sin_port = htons((uint16_t)port),
+                                    .sin_addr = v4 };
         a.len = sizeof *sa;
         a.is_loopback = ntohl(v4.s_addr) >> 24 == 127;
     } else {
         struct sockaddr_in6 *sa = (struct sockaddr_in6 *)&a.sa;
-        *sa = (struct sockaddr_in6){ .sin6_family = AF_INET6, .sin6_port = htons((uint16_t)port), .sin6_addr = v6 };
+        *sa = (struct sockaddr_in6){ .sin6_family = AF_INET6,
+                                     .sin6_port = htons((uint16_t)port),
+                                     .sin6_addr = v6 };
         a.len = sizeof *sa;
         a.is_loopback = IN6_IS_ADDR_LOOPBACK(&v6);
     }
@@ -91,13 +96,16 @@ static const struct {
     { { "listen", 6 }, KEY_STRING, offsetof(struct gw_config, listen) },
     { { "distro-path", 11 }, KEY_STRING, offsetof(struct gw_config, distro_path) },
     { { "session-lifetime-secs", 21 }, KEY_U64, offsetof(struct gw_config, session_lifetime_secs) },
-    { { "redeem-rate-limit-secs", 22 }, KEY_U64, offsetof(struct gw_config, redeem_rate_limit_secs) },
+    { { "redeem-rate-limit-secs", 22 },
+      KEY_U64,
+      offsetof(struct gw_config, redeem_rate_limit_secs) },
 };
 
-static enum ast_rc wrong_type(struct ast_str key, const struct ast_json *v, const char *want, struct ast_err *err)
+static enum ast_rc wrong_type(struct ast_str key, const struct ast_json *v, const char *want,
+                              struct ast_err *err)
 {
-    return ast_fail(err, AST_E_INVALID, AST_STR_FMT ": expected %s, found %s", AST_STR_ARG(key), want,
-                    ast_json_type_name(v));
+    return ast_fail(err, AST_E_INVALID, AST_STR_FMT ": expected %s, found %s", AST_STR_ARG(key),
+                    want, ast_json_type_name(v));
 }
 
 static enum ast_rc read_keys(const struct ast_json *root, struct gw_config *c, struct ast_err *err)
@@ -117,8 +125,10 @@ static enum ast_rc read_keys(const struct ast_json *root, struct gw_config *c, s
     return AST_OK;
 }
 
-static enum ast_rc read_strings(const struct ast_json *root, struct ast_str key, struct gw_config *c,
-                                enum ast_rc (*add)(struct gw_config *c, struct ast_str s, struct ast_err *err),
+static enum ast_rc read_strings(const struct ast_json *root, struct ast_str key,
+                                struct gw_config *c,
+                                enum ast_rc (*add)(struct gw_config *c, struct ast_str s,
+                                                   struct ast_err *err),
                                 struct ast_err *err)
 {
     const struct ast_json *list = ast_json_get(root, key), *v;
@@ -149,14 +159,16 @@ static enum ast_rc add_trusted(struct gw_config *c, struct ast_str s, struct ast
     struct in6_addr v6 = { 0 };
     int family;
     if (!ip_parse(s, &v4, &v6, &family))
-        return ast_fail(err, AST_E_INVALID, "trust-forwarded-from: invalid IP address \"" AST_STR_FMT "\"",
+        return ast_fail(err, AST_E_INVALID,
+                        "trust-forwarded-from: invalid IP address \"" AST_STR_FMT "\"",
                         AST_STR_ARG(s));
     if (family == AF_INET) {
         v6 = (struct in6_addr){ 0 };
         v6.s6_addr[10] = v6.s6_addr[11] = 0xff;
         memcpy(v6.s6_addr + 12, &v4, 4);
     }
-    return ast_vec_push(&c->trusted, v6) ? AST_OK : ast_fail(err, AST_E_NO_MEMORY, "trusted addresses");
+    return ast_vec_push(&c->trusted, v6) ? AST_OK
+                                         : ast_fail(err, AST_E_NO_MEMORY, "trusted addresses");
 }
 
 static enum ast_rc read_tls(const struct ast_json *root, struct gw_config *c, struct ast_err *err)
@@ -170,7 +182,8 @@ static enum ast_rc read_tls(const struct ast_json *root, struct gw_config *c, st
         return ast_fail(err, AST_E_INVALID, "tls: missing or invalid `cert-path`");
     if (!ast_json_string(ast_json_member(tls, "key-path"), &c->tls_key_path))
         return ast_fail(err, AST_E_INVALID, "tls: missing or invalid `key-path`");
-    if (memchr(c->tls_cert_path.p, 0, c->tls_cert_path.n) || memchr(c->tls_key_path.p, 0, c->tls_key_path.n))
+    if (memchr(c->tls_cert_path.p, 0, c->tls_cert_path.n) ||
+        memchr(c->tls_key_path.p, 0, c->tls_key_path.n))
         return ast_fail(err, AST_E_INVALID, "tls: a path contains a NUL byte");
     c->has_tls = true;
     return AST_OK;
@@ -190,25 +203,29 @@ static enum ast_rc check_tls(const struct gw_config *c, struct ast_err *err)
     for (size_t i = 0; i < AST_ARRAY_LEN(files); i++)
         if (stat(files[i].path.p, &st[i]) || !S_ISREG(st[i].st_mode))
             return ast_fail(err, AST_E_INVALID,
-                            "tls.%s " AST_STR_FMT " is not a regular file — refusing to boot the gateway",
+                            "tls.%s " AST_STR_FMT
+                            " is not a regular file — refusing to boot the gateway",
                             files[i].key, AST_STR_ARG(files[i].path));
     /* differs: two names of one file are the same file, too */
     if (ast_str_eq(c->tls_cert_path, c->tls_key_path) ||
         (st[0].st_dev == st[1].st_dev && st[0].st_ino == st[1].st_ino))
         return ast_fail(err, AST_E_INVALID,
-                        "tls.cert-path and tls.key-path resolve to the same file (" AST_STR_FMT "); separate them",
+                        "tls.cert-path and tls.key-path resolve to the same file (" AST_STR_FMT
+                        "); separate them",
                         AST_STR_ARG(c->tls_cert_path));
     if (st[1].st_mode & 0077u)
-        ast_log_warn("gateway",
-                     "TLS private key is group- or world-readable, chmod 0600 recommended path=" AST_STR_FMT
-                     " mode=%04o",
-                     AST_STR_ARG(c->tls_key_path), (unsigned)(st[1].st_mode & 07777u));
+        ast_log_warn(
+            "gateway",
+            "TLS private key is group- or world-readable, chmod 0600 recommended path=" AST_STR_FMT
+            " mode=%04o",
+            AST_STR_ARG(c->tls_key_path), (unsigned)(st[1].st_mode & 07777u));
     return AST_OK;
 }
 
 enum ast_rc gw_config_parse(struct ast_str toml, struct gw_config *ret, struct ast_err *err)
 {
-    AST_AUTO(gw_config_done) struct gw_config c = {
+    AST_AUTO(gw_config_done)
+    struct gw_config c = {
         .listen = AST_STR(GW_DEFAULT_LISTEN),
         .session_lifetime_secs = GW_DEFAULT_SESSION_SECS,
         .redeem_rate_limit_secs = GW_DEFAULT_REDEEM_SECS,
@@ -219,10 +236,11 @@ enum ast_rc gw_config_parse(struct ast_str toml, struct gw_config *ret, struct a
     const struct ast_json *root = ast_json_root(c.doc);
     if ((rc = read_keys(root, &c, err)) != AST_OK ||
         (rc = read_strings(root, AST_STR("cors-allow-origins"), &c, add_origin, err)) != AST_OK ||
-        (rc = read_strings(root, AST_STR("trust-forwarded-from"), &c, add_trusted, err)) != AST_OK ||
+        (rc = read_strings(root, AST_STR("trust-forwarded-from"), &c, add_trusted, err)) !=
+            AST_OK ||
         (rc = read_tls(root, &c, err)) != AST_OK)
         return rc;
-    ast_vec_each(&c.origins, origin) {
+    ast_vec_each (&c.origins, origin) {
         rc = gw_origin_check(*origin, err);
         if (rc)
             return rc;

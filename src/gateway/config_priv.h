@@ -8,9 +8,9 @@
 #include "base/json.h"
 #include "base/vec.h"
 
-#define GW_DEFAULT_LISTEN "127.0.0.1:2787"
+#define GW_DEFAULT_LISTEN       "127.0.0.1:2787"
 #define GW_DEFAULT_SESSION_SECS 28800u
-#define GW_DEFAULT_REDEEM_SECS 1u
+#define GW_DEFAULT_REDEEM_SECS  1u
 
 /* Owner: the gateway. */
 struct gw_config {

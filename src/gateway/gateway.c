@@ -39,16 +39,16 @@ static void on_audit_entry(void *arg, struct ast_msg *msg)
     struct ast_str target = ast_json_str_or(root, AST_STR("target_principal"), AST_STR_NONE);
     bool is_delete = ast_str_is(method, "admin.agent.delete") || ast_str_is(method, "AgentDelete");
     /* The kernel and nobody else may revoke; `default` cannot be deleted. */
-    if (!is_delete || !ast_str_is(outcome, "success") || msg->publisher.n || !ast_principal_valid(target) ||
-        ast_str_eq(target, AST_PRINCIPAL_DEFAULT))
+    if (!is_delete || !ast_str_is(outcome, "success") || msg->publisher.n ||
+        !ast_principal_valid(target) || ast_str_eq(target, AST_PRINCIPAL_DEFAULT))
         return;
     uint64_t epoch_secs;
     if (!ast_json_u64(ast_json_member(root, "ts_epoch"), &epoch_secs))
         epoch_secs = ast_wall_secs();
     if (!gw_revocations_add(g->revocations, target, epoch_secs))
         return;
-    ast_log_fields(AST_LOG_INFO, "gateway", "bearer revocation recorded", AST_F_STR("principal", target),
-                   AST_F_U64("revoked_at_epoch", epoch_secs));
+    ast_log_fields(AST_LOG_INFO, "gateway", "bearer revocation recorded",
+                   AST_F_STR("principal", target), AST_F_U64("revoked_at_epoch", epoch_secs));
     gw_streams_revoke(g, target, epoch_secs);
 }
 
@@ -94,8 +94,8 @@ static enum ast_rc build_state(struct ast_gateway *g, struct ast_err *err)
     if (!rc)
         rc = gw_bearers_new(&g->key, g->revocations, &g->bearers, err);
     if (!rc)
-        rc = ast_tap_open(g->host->bus, "revocation_watcher", AST_STR("astrid.v1.audit.entry"), on_audit_entry, g,
-                          &g->watcher, err);
+        rc = ast_tap_open(g->host->bus, "revocation_watcher", AST_STR("astrid.v1.audit.entry"),
+                          on_audit_entry, g, &g->watcher, err);
     return rc;
 }
 
@@ -105,7 +105,8 @@ static enum ast_rc listen_and_serve(struct ast_gateway *g, struct ast_err *err)
     struct gw_http_config http = {
         .tls_cert_path = cfg->has_tls ? cfg->tls_cert_path.p : NULL,
         .tls_key_path = cfg->has_tls ? cfg->tls_key_path.p : NULL,
-        .fixed_fields = cfg->has_tls ? AST_STR(SECURITY_FIELDS HSTS_FIELD) : AST_STR(SECURITY_FIELDS),
+        .fixed_fields =
+            cfg->has_tls ? AST_STR(SECURITY_FIELDS HSTS_FIELD) : AST_STR(SECURITY_FIELDS),
         .on_request = gw_dispatch,
         .arg = g,
     };
@@ -115,7 +116,9 @@ static enum ast_rc listen_and_serve(struct ast_gateway *g, struct ast_err *err)
     if (rc)
         return rc;
     if (!cfg->has_tls && !http.listen.is_loopback)
-        ast_log_warn("gateway", "plain HTTP on " AST_STR_FMT ": a proxy that terminates TLS must stand in front of it",
+        ast_log_warn("gateway",
+                     "plain HTTP on " AST_STR_FMT
+                     ": a proxy that terminates TLS must stand in front of it",
                      AST_STR_ARG(cfg->listen));
     ast_log_info("gateway", "astrid-gateway listening%s addr=" AST_STR_FMT " port=%u scheme=%s",
                  cfg->has_tls ? " (TLS)" : "", AST_STR_ARG(cfg->listen), gw_http_port(g->http),
@@ -152,7 +155,8 @@ static bool wanted(const char *path, struct gw_config *ret)
         return false;
     if (rc) {
         /* differs: an error, not a warning; the operator asked for a door that stays shut (spec 03 §3 GAP) */
-        ast_log_fields(AST_LOG_ERROR, "gateway", "failed to load gateway config; gateway not started",
+        ast_log_fields(AST_LOG_ERROR, "gateway",
+                       "failed to load gateway config; gateway not started",
                        AST_F_CSTR("error", err.msg));
         return false;
     }
@@ -185,8 +189,8 @@ enum ast_rc ast_gateway_start(struct ast_kernel *k, struct ast_gateway **ret, st
         return ast_wrap(err, rc, "gateway");
     struct ast_err why = AST_ERR_INIT;
     if (listen_and_serve(g, &why)) {
-        ast_log_fields(AST_LOG_ERROR, "gateway", "astrid-gateway exited with error", AST_F_CSTR("error", why.msg),
-                       AST_F_STR("listen", g->cfg.listen));
+        ast_log_fields(AST_LOG_ERROR, "gateway", "astrid-gateway exited with error",
+                       AST_F_CSTR("error", why.msg), AST_F_STR("listen", g->cfg.listen));
         return AST_OK;
     }
     *ret = ast_steal(&g);

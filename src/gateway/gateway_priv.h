@@ -21,7 +21,9 @@ struct gw_route;
 
 /* status; the statuses that replies of routed requests can have */
 #define GW_STATUS_MAP(X)                                                                           \
-    X(200) X(204) X(400) X(401) X(403) X(404) X(405) X(413) X(415) X(422) X(429) X(500) X(501) X(502) X(503)
+    X(200)                                                                                         \
+    X(204)                                                                                         \
+    X(400) X(401) X(403) X(404) X(405) X(413) X(415) X(422) X(429) X(500) X(501) X(502) X(503)
 enum gw_status_index {
 #define X(status) GW_STATUS_##status,
     GW_STATUS_MAP(X)
@@ -57,12 +59,13 @@ struct ast_gateway {
 /* One routed request. Values; views are good while the exchange is open. */
 struct gw_call {
     struct ast_gateway *g;
-    struct gw_exchange *ex; /* borrowed from the dispatch; who keeps the call references it */
+    struct gw_exchange *ex;       /* borrowed from the dispatch; who keeps the call references it */
     const struct gw_route *route; /* NULL: no such path */
     enum gw_method method;
     struct ast_bearer bearer; /* of authenticated routes */
     struct gw_params params;
-    struct ast_str origin; /* the allowed origin to echo; borrowed from the configuration; empty: none */
+    /* the allowed origin to echo; borrowed from the configuration; empty: none */
+    struct ast_str origin;
 };
 
 enum gw_auth { GW_PUBLIC, GW_BEARER };
@@ -71,8 +74,8 @@ struct gw_route {
     enum gw_method method;
     const char *path;
     enum gw_auth auth;
-    bool is_probe;    /* logged at debug */
-    bool reads_body;  /* a body over the limit is a 400 */
+    bool is_probe;                        /* logged at debug */
+    bool reads_body;                      /* a body over the limit is a 400 */
     void (*handle)(struct gw_call *call); /* NULL: not available in this build */
     const char *summary;
 };
@@ -83,10 +86,14 @@ void gw_dispatch(void *arg, struct gw_exchange *ex); /* on_request of the server
 
 /* --- reply.c: every reply carries CORS fields, is counted and logged --- */
 
-void gw_reply(struct gw_call *call, unsigned status, struct ast_str content_type, struct ast_str body);
-void gw_reply_allow(struct gw_call *call, unsigned status, struct ast_str allow, struct ast_str body);
-void gw_reply_json(struct gw_call *call, const struct ast_buf *json); /* 200, or 500 when the buffer failed */
-void gw_reply_stream(struct gw_call *call, const struct gw_stream_ops *ops, void *user); /* 200, SSE */
+void gw_reply(struct gw_call *call, unsigned status, struct ast_str content_type,
+              struct ast_str body);
+void gw_reply_allow(struct gw_call *call, unsigned status, struct ast_str allow,
+                    struct ast_str body);
+/* 200, or 500 when the buffer failed */
+void gw_reply_json(struct gw_call *call, const struct ast_buf *json);
+/* 200, SSE */
+void gw_reply_stream(struct gw_call *call, const struct gw_stream_ops *ops, void *user);
 void gw_reply_preflight(struct ast_gateway *g, struct gw_exchange *ex, struct ast_str origin);
 
 void gw_reply_unauthorized(struct gw_call *call);

@@ -16,12 +16,24 @@ static const struct {
     unsigned status;
     const char *reason;
 } reasons[] = {
-    { 200, "OK" },          { 204, "No Content" },   { 400, "Bad Request" },
-    { 401, "Unauthorized" }, { 403, "Forbidden" },    { 404, "Not Found" },
-    { 405, "Method Not Allowed" }, { 408, "Request Timeout" }, { 413, "Content Too Large" },
-    { 415, "Unsupported Media Type" }, { 422, "Unprocessable Content" }, { 429, "Too Many Requests" },
-    { 431, "Request Header Fields Too Large" }, { 500, "Internal Server Error" }, { 501, "Not Implemented" },
-    { 502, "Bad Gateway" }, { 503, "Service Unavailable" }, { 505, "HTTP Version Not Supported" },
+    { 200, "OK" },
+    { 204, "No Content" },
+    { 400, "Bad Request" },
+    { 401, "Unauthorized" },
+    { 403, "Forbidden" },
+    { 404, "Not Found" },
+    { 405, "Method Not Allowed" },
+    { 408, "Request Timeout" },
+    { 413, "Content Too Large" },
+    { 415, "Unsupported Media Type" },
+    { 422, "Unprocessable Content" },
+    { 429, "Too Many Requests" },
+    { 431, "Request Header Fields Too Large" },
+    { 500, "Internal Server Error" },
+    { 501, "Not Implemented" },
+    { 502, "Bad Gateway" },
+    { 503, "Service Unavailable" },
+    { 505, "HTTP Version Not Supported" },
 };
 
 static const char *reason_of(unsigned status)
@@ -32,7 +44,8 @@ static const char *reason_of(unsigned status)
     return "";
 }
 
-void gw_head_print(struct gw_conn *c, const struct gw_answer *a, size_t body_bytes, bool is_stream, bool keep)
+void gw_head_print(struct gw_conn *c, const struct gw_answer *a, size_t body_bytes, bool is_stream,
+                   bool keep)
 {
     bool is_http10 = c->request.is_http10;
     (void)ast_buf_addf(&c->out, "HTTP/1.1 %u %s\r\n", a->status, reason_of(a->status));
@@ -233,8 +246,8 @@ void gw_exchange_feed(struct gw_exchange *ex)
         gw_door_kill(c);
 }
 
-void gw_exchange_stream(struct gw_exchange *ex, const struct gw_answer *head, const struct gw_stream_ops *ops,
-                        void *user)
+void gw_exchange_stream(struct gw_exchange *ex, const struct gw_answer *head,
+                        const struct gw_stream_ops *ops, void *user)
 {
     if (!gw_exchange_open(ex)) {
         ops->gone(user);

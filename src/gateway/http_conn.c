@@ -15,11 +15,11 @@
 
 #include "base/banned.h"
 
-#define IN_MAX (AST_GATEWAY_HEAD_BYTES + AST_GATEWAY_BODY_BYTES + 2 * AST_GATEWAY_AHEAD_BYTES)
-#define AHEAD_MAX (4 * AST_GATEWAY_AHEAD_BYTES)
-#define KEPT_BYTES 8192u   /* a buffer that grew beyond it is given back after its request */
+#define IN_MAX       (AST_GATEWAY_HEAD_BYTES + AST_GATEWAY_BODY_BYTES + 2 * AST_GATEWAY_AHEAD_BYTES)
+#define AHEAD_MAX    (4 * AST_GATEWAY_AHEAD_BYTES)
+#define KEPT_BYTES   8192u /* a buffer that grew beyond it is given back after its request */
 #define LINGER_BYTES 4194304u
-#define WRITE_BYTES 65536u /* handed to the door at once; it copies what the socket refuses */
+#define WRITE_BYTES  65536u /* handed to the door at once; it copies what the socket refuses */
 
 static int64_t limit_ns(int64_t wish_ms, unsigned secs)
 {
@@ -48,7 +48,8 @@ static int64_t next_deadline(const struct gw_conn *c)
 static void deadlines_changed(struct gw_conn *c)
 {
     int64_t at = c->is_dead ? 0 : next_deadline(c);
-    if (at && (!c->timer.node.index || c->timer.node.key > at) && !gw_loop_timer(c->loop, &c->timer, at))
+    if (at && (!c->timer.node.index || c->timer.node.key > at) &&
+        !gw_loop_timer(c->loop, &c->timer, at))
         close_now(c);
 }
 
@@ -214,7 +215,8 @@ static void drop_buffer(struct ast_buf *b)
 /* The next request starts where this one ended. */
 static void next_request(struct gw_conn *c)
 {
-    size_t used = c->request.head_bytes + (c->request.is_chunked ? 0 : (size_t)c->request.content_length);
+    size_t used =
+        c->request.head_bytes + (c->request.is_chunked ? 0 : (size_t)c->request.content_length);
     ast_buf_consume(&c->in, AST_MIN(used, c->in.n));
     drop_buffer(&c->body);
     if (!c->in.n)
@@ -249,7 +251,8 @@ void gw_conn_answered(struct gw_conn *c, bool keep)
 /* What never becomes an exchange: bytes that are no request, and clients that are too slow. */
 static void refuse(struct gw_conn *c, unsigned status)
 {
-    static const char bad_request[] = "{\"error\":\"bad_request\",\"reason\":\"malformed HTTP request\"}";
+    static const char bad_request[] =
+        "{\"error\":\"bad_request\",\"reason\":\"malformed HTTP request\"}";
     struct gw_answer a = { .status = status };
     if (status == 400) {
         a.content_type = AST_STR("application/json");
@@ -269,7 +272,8 @@ static void dispatch(struct gw_conn *c)
     if (c->request.is_chunked)
         c->request.body = ast_buf_view(&c->body);
     else if (!c->request.body_too_large)
-        c->request.body = ast_str_n(c->in.p + c->request.head_bytes, (size_t)c->request.content_length);
+        c->request.body =
+            ast_str_n(c->in.p + c->request.head_bytes, (size_t)c->request.content_length);
     c->ex = gw_exchange_new(c);
     if (!c->ex) {
         close_now(c);
@@ -372,10 +376,12 @@ void gw_conn_advance(struct gw_conn *c)
     /* Answers of pipelined requests share a write, up to a bound; what waits behind a blocked one goes on when the
      * client has read. */
     do {
-        while (!c->is_dead && c->state == GW_CONN_HEAD && unwritten(c) < AST_GATEWAY_FILL_BYTES && try_head(c))
+        while (!c->is_dead && c->state == GW_CONN_HEAD && unwritten(c) < AST_GATEWAY_FILL_BYTES &&
+               try_head(c))
             ;
         flush(c);
-    } while (!c->is_dead && c->state == GW_CONN_HEAD && !unwritten(c) && !gw_door_blocked(c) && try_head(c));
+    } while (!c->is_dead && c->state == GW_CONN_HEAD && !unwritten(c) && !gw_door_blocked(c) &&
+             try_head(c));
     flush(c);
     after_last(c);
     c->is_busy = false;
@@ -402,7 +408,8 @@ static void read_body(struct gw_conn *c, struct ast_str in)
         return;
     }
     size_t missing = c->request.head_bytes + (size_t)c->request.content_length - c->in.n;
-    if (ast_buf_add(&c->in, ast_str_first(in, missing)) || ast_buf_add(&c->ahead, ast_str_from(in, missing)))
+    if (ast_buf_add(&c->in, ast_str_first(in, missing)) ||
+        ast_buf_add(&c->ahead, ast_str_from(in, missing)))
         close_now(c);
     else if (in.n >= missing)
         dispatch(c);

@@ -31,10 +31,12 @@ struct gw_conn {
     struct gw_loop *loop;
     struct lws *wsi;
     enum gw_conn_state state;
-    struct ast_buf in;    /* the request under way and, in HEAD, what follows it; its views point here */
+    /* the request under way and, in HEAD, what follows it; its views point here */
+    struct ast_buf in;
     struct ast_buf ahead; /* arrived while a request is answered */
     struct ast_buf body;  /* of a chunked request */
-    struct ast_buf out;   /* starts with the door's headroom; out_at is the first byte not yet handed over */
+    /* starts with the door's headroom; out_at is the first byte not yet handed over */
+    struct ast_buf out;
     size_t out_at;
     size_t scanned;
     struct gw_request request;
@@ -44,10 +46,11 @@ struct gw_conn {
     int64_t read_deadline_ns, write_deadline_ns; /* 0: none; the timer may be earlier than needed */
     size_t lingered;
     bool read_deadline_is_head; /* not the wait between two requests */
-    bool is_paused;  /* too much ahead: not reading */
-    bool is_busy;    /* inside gw_conn_advance() */
-    bool is_corked;  /* the start of a stream waits for the next turn of the loop: its answer may already be there */
-    bool is_dead;    /* to be closed by the door at its next chance */
+    bool is_paused;             /* too much ahead: not reading */
+    bool is_busy;               /* inside gw_conn_advance() */
+    /* the start of a stream waits for the next turn of the loop: its answer may already be there */
+    bool is_corked;
+    bool is_dead; /* to be closed by the door at its next chance */
 };
 
 /* Owner: its loop thread, except the atomics. */
@@ -55,16 +58,16 @@ struct gw_exchange {
     atomic_uint refs;
     atomic_bool is_woken; /* a wake is on its way */
     struct gw_post wake;
-    struct gw_loop *loop;  /* immutable; kept alive by the reference */
-    struct gw_conn *conn;  /* NULL: answered, or the client is gone */
+    struct gw_loop *loop;            /* immutable; kept alive by the reference */
+    struct gw_conn *conn;            /* NULL: answered, or the client is gone */
     const struct gw_stream_ops *ops; /* a stream between its start and its end */
     void *stream_user;
     void *user;
     struct gw_timer timer;
     void (*on_time)(struct gw_exchange *ex);
     int64_t started_ns;
-    bool is_raw;        /* a stream to an HTTP/1.0 client: no chunks */
-    bool is_hungry;     /* the stream has more to say than the client took */
+    bool is_raw;    /* a stream to an HTTP/1.0 client: no chunks */
+    bool is_hungry; /* the stream has more to say than the client took */
 };
 
 /* --- http_loop.c --- */
@@ -76,7 +79,8 @@ bool gw_loop_stopping(const struct gw_loop *loop);
 void gw_loop_ref(struct gw_loop *loop);
 void gw_loop_unref(struct gw_loop *loop);
 bool gw_loop_post(struct gw_loop *loop, struct gw_post *post); /* any thread */
-bool gw_loop_timer(struct gw_loop *loop, struct gw_timer *t, int64_t at_ns); /* false: out of memory */
+/* false: out of memory */
+bool gw_loop_timer(struct gw_loop *loop, struct gw_timer *t, int64_t at_ns);
 void gw_loop_timer_stop(struct gw_loop *loop, struct gw_timer *t);
 
 extern const size_t gw_door_headroom; /* bytes the door wants in front of what it writes */
@@ -96,10 +100,10 @@ enum ast_rc gw_tls_check(const char *cert_path, const char *key_path, struct ast
 /* --- http_conn.c --- */
 
 struct gw_conn *gw_conn_new(struct gw_loop *loop, struct lws *wsi); /* NULL: out of memory */
-void gw_conn_closed(struct gw_conn *c);                 /* the socket is gone: ends the exchange, frees */
+void gw_conn_closed(struct gw_conn *c); /* the socket is gone: ends the exchange, frees */
 void gw_conn_read(struct gw_conn *c, struct ast_str in);
 void gw_conn_writable(struct gw_conn *c);
-void gw_conn_stop(struct gw_conn *c);                   /* the server stops */
+void gw_conn_stop(struct gw_conn *c); /* the server stops */
 /* Goes on after an answer: flushes, looks at the next request. */
 void gw_conn_advance(struct gw_conn *c);
 /* The answer is complete in `out`. */
@@ -108,7 +112,8 @@ void gw_conn_answered(struct gw_conn *c, bool keep);
 /* --- http_answer.c --- */
 
 struct gw_exchange *gw_exchange_new(struct gw_conn *c);
-void gw_exchange_gone(struct gw_exchange *ex);       /* client lost */
-void gw_exchange_feed(struct gw_exchange *ex);       /* a stream may go on */
+void gw_exchange_gone(struct gw_exchange *ex); /* client lost */
+void gw_exchange_feed(struct gw_exchange *ex); /* a stream may go on */
 /* Status line and fields of an answer; no_body: nothing follows, body_bytes is still announced. */
-void gw_head_print(struct gw_conn *c, const struct gw_answer *a, size_t body_bytes, bool is_stream, bool keep);
+void gw_head_print(struct gw_conn *c, const struct gw_answer *a, size_t body_bytes, bool is_stream,
+                   bool keep);

@@ -28,9 +28,9 @@
 
 #include "base/banned.h"
 
-#define LOOPS_MAX 64u
-#define READ_BYTES 16384u /* taken from a socket at once */
-#define SCRATCH_MAX AST_GATEWAY_OUT_BYTES
+#define LOOPS_MAX    64u
+#define READ_BYTES   16384u /* taken from a socket at once */
+#define SCRATCH_MAX  AST_GATEWAY_OUT_BYTES
 #define SCRATCH_KEPT 131072u
 
 const size_t gw_door_headroom = LWS_PRE;
@@ -111,9 +111,10 @@ struct ast_str gw_loop_date(struct gw_loop *loop)
     time_t now = time(NULL);
     struct tm tm;
     if ((now != loop->date_sec || !loop->date_n) && gmtime_r(&now, &tm)) {
-        int n = snprintf(loop->date, sizeof loop->date, "date: %s, %02d %s %d %02d:%02d:%02d GMT\r\n",
-                         days[tm.tm_wday], tm.tm_mday, months[tm.tm_mon], tm.tm_year + 1900, tm.tm_hour, tm.tm_min,
-                         tm.tm_sec);
+        int n =
+            snprintf(loop->date, sizeof loop->date, "date: %s, %02d %s %d %02d:%02d:%02d GMT\r\n",
+                     days[tm.tm_wday], tm.tm_mday, months[tm.tm_mon], tm.tm_year + 1900, tm.tm_hour,
+                     tm.tm_min, tm.tm_sec);
         loop->date_n = n > 0 && (size_t)n < sizeof loop->date ? (size_t)n : 0;
         loop->date_sec = now;
     }
@@ -142,7 +143,8 @@ void gw_door_pause(struct gw_conn *c, bool pause)
 
 bool gw_door_shut(struct gw_conn *c)
 {
-    return !gw_loop_config(c->loop)->tls_cert_path && shutdown(lws_get_socket_fd(c->wsi), SHUT_WR) == 0;
+    return !gw_loop_config(c->loop)->tls_cert_path &&
+           shutdown(lws_get_socket_fd(c->wsi), SHUT_WR) == 0;
 }
 
 void gw_door_kill(struct gw_conn *c)
@@ -277,7 +279,8 @@ static void conn_closed(struct session *s)
     maybe_done(loop);
 }
 
-static int on_event(struct lws *wsi, enum lws_callback_reasons reason, void *user, void *in, size_t len)
+static int on_event(struct lws *wsi, enum lws_callback_reasons reason, void *user, void *in,
+                    size_t len)
 {
     struct session *s = user;
     struct gw_conn *c = NULL;
@@ -287,7 +290,8 @@ static int on_event(struct lws *wsi, enum lws_callback_reasons reason, void *use
         return 0;
     case LWS_CALLBACK_RAW_SKT_BIND_PROTOCOL: /* before a TLS handshake: it counts, too */
         s->is_counted = true;
-        atomic_fetch_add(&((struct gw_loop *)lws_context_user(lws_get_context(wsi)))->conn_count, 1);
+        atomic_fetch_add(&((struct gw_loop *)lws_context_user(lws_get_context(wsi)))->conn_count,
+                         1);
         return 0;
     case LWS_CALLBACK_RAW_ADOPT: return conn_opened(wsi, s) ? 0 : -1;
     case LWS_CALLBACK_RAW_RX:
@@ -300,9 +304,7 @@ static int on_event(struct lws *wsi, enum lws_callback_reasons reason, void *use
         if (c)
             gw_conn_writable(c);
         return c && !c->is_dead ? 0 : -1;
-    case LWS_CALLBACK_RAW_CLOSE:
-        conn_closed(s);
-        return 0;
+    case LWS_CALLBACK_RAW_CLOSE: conn_closed(s); return 0;
     case LWS_CALLBACK_WSI_DESTROY: { /* also for connections that never got to RAW_ADOPT */
         struct gw_loop *loop = lws_context_user(lws_get_context(wsi));
         if (s) {
@@ -321,12 +323,14 @@ static void adopt(struct gw_post *post)
 {
     struct adoption *a = AST_CONTAINER_OF(post, struct adoption, post);
     struct gw_loop *loop = a->loop;
-    lws_adoption_type type = LWS_ADOPT_SOCKET | (loop->http->cfg.tls_cert_path ? LWS_ADOPT_ALLOW_SSL : 0);
+    lws_adoption_type type =
+        LWS_ADOPT_SOCKET | (loop->http->cfg.tls_cert_path ? LWS_ADOPT_ALLOW_SSL : 0);
     lws_sock_file_fd_type fd = { .sockfd = a->fd };
     free(a);
     if (loop->stopping)
         (void)close(fd.sockfd);
-    else if (!lws_adopt_descriptor_vhost(loop->vhost, type, fd, "http", NULL)) /* it closed the socket */
+    else if (!lws_adopt_descriptor_vhost(loop->vhost, type, fd, "http",
+                                         NULL)) /* it closed the socket */
         ast_log_debug("gateway", "a connection could not be served: out of memory or descriptors");
     atomic_fetch_sub(&loop->conn_count, 1); /* counted on the way; from here on by its session */
 }
@@ -373,9 +377,10 @@ static enum ast_rc loop_init(struct gw_http *http, struct gw_loop *loop, struct 
         .user = loop,
         .pt_serv_buf_size = READ_BYTES,
         .timeout_secs = AST_GATEWAY_TLS_SECS,
-        .options = LWS_SERVER_OPTION_EXPLICIT_VHOSTS | LWS_SERVER_OPTION_NO_LWS_SYSTEM_STATES |
-                   LWS_SERVER_OPTION_LIBUV /* poll's cost grows with idle connections: 0.8 ms a prompt at 1000 */ |
-                   LWS_SERVER_OPTION_UV_NO_SIGSEGV_SIGFPE_SPIN,
+        .options =
+            LWS_SERVER_OPTION_EXPLICIT_VHOSTS | LWS_SERVER_OPTION_NO_LWS_SYSTEM_STATES |
+            LWS_SERVER_OPTION_LIBUV /* poll's cost grows with idle connections: 0.8 ms a prompt at 1000 */
+            | LWS_SERVER_OPTION_UV_NO_SIGSEGV_SIGFPE_SPIN,
         .signal_cb = on_signal,
     };
     if (cfg->tls_cert_path) {
@@ -390,15 +395,17 @@ static enum ast_rc loop_init(struct gw_http *http, struct gw_loop *loop, struct 
         info.options &= ~(uint64_t)LWS_SERVER_OPTION_LIBUV;
         loop->context = lws_create_context(&info);
         if (loop->context)
-            ast_log_warn("gateway", "libwebsockets has no libuv plugin, using poll: slower with many connections");
+            ast_log_warn(
+                "gateway",
+                "libwebsockets has no libuv plugin, using poll: slower with many connections");
     }
     if (!loop->context)
         return ast_fail(err, AST_E_INTERNAL, "libwebsockets: no context");
     loop->vhost = lws_create_vhost(loop->context, &info);
     if (!loop->vhost)
-        return ast_fail(err, AST_E_INVALID, cfg->tls_cert_path
-                                                ? "TLS certificate or private key cannot be loaded"
-                                                : "libwebsockets: no virtual host");
+        return ast_fail(err, AST_E_INVALID,
+                        cfg->tls_cert_path ? "TLS certificate or private key cannot be loaded"
+                                           : "libwebsockets: no virtual host");
     return AST_OK;
 }
 
@@ -408,8 +415,11 @@ static void refuse_socket(struct gw_http *http, int fd)
 {
     /* One try: a client that is one too many gets no buffer from us. */
     char text[1024];
-    int n = snprintf(text, sizeof text, "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n"
-                     AST_STR_FMT "\r\n", AST_STR_ARG(http->cfg.fixed_fields));
+    int n = snprintf(
+        text, sizeof text,
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\n" AST_STR_FMT
+        "\r\n",
+        AST_STR_ARG(http->cfg.fixed_fields));
     if (!http->cfg.tls_cert_path && n > 0 && (size_t)n < sizeof text)
         (void)!send(fd, text, (size_t)n, MSG_NOSIGNAL | MSG_DONTWAIT);
     (void)close(fd);
@@ -421,13 +431,15 @@ static void hand_out(struct gw_http *http, int fd)
     for (unsigned i = 1; i < http->loop_count; i++)
         if (atomic_load(&http->loops[i].conn_count) < atomic_load(&least->conn_count))
             least = &http->loops[i];
-    struct adoption *a = gw_http_connections(http) < http->cfg.connections ? calloc(1, sizeof *a) : NULL;
+    struct adoption *a =
+        gw_http_connections(http) < http->cfg.connections ? calloc(1, sizeof *a) : NULL;
     if (!a) {
         refuse_socket(http, fd);
         return;
     }
     int on = 1;
-    (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on); /* without it: slower, not wrong */
+    (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on,
+                     sizeof on); /* without it: slower, not wrong */
     *a = (struct adoption){ .post.fn = adopt, .loop = least, .fd = fd };
     atomic_fetch_add(&least->conn_count, 1);
     if (!gw_loop_post(least, &a->post)) {
@@ -440,7 +452,8 @@ static void hand_out(struct gw_http *http, int fd)
 static void *acceptor_main(void *arg)
 {
     struct gw_http *http = arg;
-    struct pollfd fds[] = { { .fd = http->listener, .events = POLLIN }, { .fd = http->stop_event, .events = POLLIN } };
+    struct pollfd fds[] = { { .fd = http->listener, .events = POLLIN },
+                            { .fd = http->stop_event, .events = POLLIN } };
     bool has_warned = false;
     while (!fds[1].revents) {
         if (poll(fds, 2, -1) < 0 || !fds[0].revents)
@@ -450,7 +463,8 @@ static void *acceptor_main(void *arg)
             hand_out(http, fd);
         } else if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
             if (!has_warned)
-                ast_log_warn("gateway", "no descriptors or memory for new connections, clients wait");
+                ast_log_warn("gateway",
+                             "no descriptors or memory for new connections, clients wait");
             has_warned = true;
             (void)poll(&fds[1], 1, 50); /* the listener stays readable: do not spin */
         }
@@ -465,7 +479,8 @@ static enum ast_rc listen_on(struct gw_http *http, struct ast_err *err)
     http->listener = socket(a->sa.ss_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
     if (http->listener < 0)
         return ast_fail_errno(err, AST_E_IO, errno, "socket");
-    (void)setsockopt(http->listener, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on); /* restart beside TIME_WAIT */
+    (void)setsockopt(http->listener, SOL_SOCKET, SO_REUSEADDR, &on,
+                     sizeof on); /* restart beside TIME_WAIT */
     if (bind(http->listener, (const struct sockaddr *)&a->sa, a->len))
         return ast_fail_errno(err, AST_E_IO, errno, "bind");
     if (listen(http->listener, SOMAXCONN))
@@ -518,7 +533,7 @@ static void stop_loop(struct gw_post *post)
 {
     struct gw_loop *loop = AST_CONTAINER_OF(post, struct gw_loop, stop);
     loop->stopping = true;
-    ast_list_each(&loop->conns, it)
+    ast_list_each (&loop->conns, it)
         gw_conn_stop(AST_CONTAINER_OF(it, struct gw_conn, link));
     loop->drain.fire = on_drained;
     if (!gw_loop_timer(loop, &loop->drain, ast_mono_ns() + AST_GATEWAY_DRAIN_SECS * AST_NS_PER_SEC))
@@ -577,7 +592,8 @@ static enum ast_rc start(struct gw_http *http, struct ast_err *err)
     return rc;
 }
 
-enum ast_rc gw_http_start(const struct gw_http_config *cfg, struct gw_http **ret, struct ast_err *err)
+enum ast_rc gw_http_start(const struct gw_http_config *cfg, struct gw_http **ret,
+                          struct ast_err *err)
 {
     struct gw_http *http = calloc(1, sizeof *http);
     if (!http)
@@ -588,7 +604,8 @@ enum ast_rc gw_http_start(const struct gw_http_config *cfg, struct gw_http **ret
     http->fixed_fields = ast_str_dup(cfg->fixed_fields);
     http->cert = dup_or_null(cfg->tls_cert_path);
     http->key = dup_or_null(cfg->tls_key_path);
-    if (!http->fixed_fields || !http->cert != !cfg->tls_cert_path || !http->key != !cfg->tls_key_path) {
+    if (!http->fixed_fields || !http->cert != !cfg->tls_cert_path ||
+        !http->key != !cfg->tls_key_path) {
         gw_http_stop(http);
         return ast_fail(err, AST_E_NO_MEMORY, "HTTP server");
     }

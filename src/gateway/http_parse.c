@@ -11,7 +11,7 @@ static const char *const method_names[] = {
 #define X(name) #name,
     GW_METHOD_MAP(X)
 #undef X
-    "OTHER",
+        "OTHER",
 };
 
 const char *gw_method_name(enum gw_method m)
@@ -163,7 +163,8 @@ static unsigned read_length(struct ast_str value, struct framing *f, struct gw_r
     return 0;
 }
 
-static unsigned read_framing_field(const struct gw_field *field, struct framing *f, struct gw_request *r)
+static unsigned read_framing_field(const struct gw_field *field, struct framing *f,
+                                   struct gw_request *r)
 {
     if (ast_str_eq_nocase(field->name, AST_STR("content-length")))
         return read_length(field->value, f, r);
@@ -228,7 +229,8 @@ static enum gw_parse find_end(struct ast_str in, size_t start, size_t *scanned, 
     }
 }
 
-enum gw_parse gw_parse_head(struct ast_str in, size_t *scanned, struct gw_request *ret, unsigned *ret_status)
+enum gw_parse gw_parse_head(struct ast_str in, size_t *scanned, struct gw_request *ret,
+                            unsigned *ret_status)
 {
     size_t start = 0, end = 0;
     while (start + 1 < in.n && start < 8 && in.p[start] == '\r' && in.p[start + 1] == '\n')
@@ -343,15 +345,16 @@ static bool eat_trailer(struct gw_chunks *c, char ch)
     return true;
 }
 
-enum gw_parse gw_parse_chunks(struct gw_chunks *c, struct ast_str in, size_t *ret_used, struct ast_buf *out,
-                              bool *ret_too_large)
+enum gw_parse gw_parse_chunks(struct gw_chunks *c, struct ast_str in, size_t *ret_used,
+                              struct ast_buf *out, bool *ret_too_large)
 {
     size_t at = 0;
     bool fits = true;
     while (fits && at < in.n && c->state != GW_CHUNK_DONE) {
         if (c->state == GW_CHUNK_DATA) {
             size_t n = c->left < in.n - at ? (size_t)c->left : in.n - at;
-            if (!*ret_too_large && (out->max - out->n < n || ast_buf_add(out, ast_str_n(in.p + at, n))))
+            if (!*ret_too_large &&
+                (out->max - out->n < n || ast_buf_add(out, ast_str_n(in.p + at, n))))
                 *ret_too_large = true;
             at += n;
             c->left -= n;

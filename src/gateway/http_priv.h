@@ -29,7 +29,8 @@ struct gw_http_config {
 
 /* Binds, starts the loops and the acceptor. Errors: an address in use, a bad certificate. */
 AST_MUST_CHECK
-enum ast_rc gw_http_start(const struct gw_http_config *cfg, struct gw_http **ret, struct ast_err *err);
+enum ast_rc gw_http_start(const struct gw_http_config *cfg, struct gw_http **ret,
+                          struct ast_err *err);
 /* Accepts no more, cuts streams and idle connections, waits at most AST_GATEWAY_DRAIN_SECS for the rest. NULL is
  * fine. References to exchanges may outlive it. */
 void gw_http_stop(struct gw_http *http);
@@ -38,8 +39,10 @@ unsigned gw_http_connections(const struct gw_http *http); /* open now */
 
 /* --- One request --- */
 
-const struct gw_request *gw_exchange_request(const struct gw_exchange *ex); /* until answered; streams: until gone */
-bool gw_exchange_open(const struct gw_exchange *ex); /* not answered, client still there; loop thread */
+/* until answered; streams: until gone */
+const struct gw_request *gw_exchange_request(const struct gw_exchange *ex);
+/* not answered, client still there; loop thread */
+bool gw_exchange_open(const struct gw_exchange *ex);
 struct gw_exchange *gw_exchange_ref(struct gw_exchange *ex);
 void gw_exchange_unref(struct gw_exchange *ex);
 void *gw_exchange_user(const struct gw_exchange *ex); /* the upper layer's; NULL at first */
@@ -68,11 +71,12 @@ void gw_exchange_answer(struct gw_exchange *ex, const struct gw_answer *a);
  * client has taken what it got. It appends until AST_GATEWAY_FILL_BYTES are there or nothing is left to say, and
  * returns false when the stream ends with these bytes. gone is called once, at the end, whoever ended it. */
 struct gw_stream_ops {
-    bool (*fill)(void *user, int64_t now_ns, struct ast_buf *out, int64_t *ret_next_ns /* 0: no timer */);
+    bool (*fill)(void *user, int64_t now_ns, struct ast_buf *out,
+                 int64_t *ret_next_ns /* 0: no timer */);
     void (*gone)(void *user);
 };
 /* Head and first fill in one write. The connection is reusable after the end. */
-void gw_exchange_stream(struct gw_exchange *ex, const struct gw_answer *head, const struct gw_stream_ops *ops,
-                        void *user);
+void gw_exchange_stream(struct gw_exchange *ex, const struct gw_answer *head,
+                        const struct gw_stream_ops *ops, void *user);
 /* Any thread; many wakes before the loop gets to it are one. */
 void gw_exchange_wake(struct gw_exchange *ex);

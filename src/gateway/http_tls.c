@@ -20,7 +20,8 @@ static enum ast_rc refuse(struct ast_err *err, const char *what, const char *pat
     unsigned long code = ERR_get_error();
     const char *why = code ? ERR_reason_error_string(code) : NULL;
     ERR_clear_error();
-    return ast_fail(err, AST_E_INVALID, "TLS: %s %s: %s", what, path, why ? why : "cannot be loaded");
+    return ast_fail(err, AST_E_INVALID, "TLS: %s %s: %s", what, path,
+                    why ? why : "cannot be loaded");
 }
 
 static size_t count_keys(struct ast_str pem)
@@ -28,7 +29,8 @@ static size_t count_keys(struct ast_str pem)
     size_t n = 0;
     for (size_t at; (at = ast_str_find(pem, AST_STR("-----BEGIN "))) != AST_STR_NPOS;) {
         pem = ast_str_from(pem, at + 11);
-        n += ast_str_ends(ast_str_first(pem, ast_str_find(pem, AST_STR("-----"))), AST_STR("PRIVATE KEY"));
+        n += ast_str_ends(ast_str_first(pem, ast_str_find(pem, AST_STR("-----"))),
+                          AST_STR("PRIVATE KEY"));
     }
     return n;
 }
@@ -48,8 +50,10 @@ enum ast_rc gw_tls_check(const char *cert_path, const char *key_path, struct ast
     size_t keys = count_keys(ast_buf_view(&pem));
     OPENSSL_cleanse(pem.p, pem.n);
     if (keys != 1)
-        return ast_fail(err, AST_E_INVALID, "TLS: private key %s: %zu keys where one is needed", key_path, keys);
-    if (SSL_CTX_use_PrivateKey_file(ctx, key_path, SSL_FILETYPE_PEM) != 1 || SSL_CTX_check_private_key(ctx) != 1)
+        return ast_fail(err, AST_E_INVALID, "TLS: private key %s: %zu keys where one is needed",
+                        key_path, keys);
+    if (SSL_CTX_use_PrivateKey_file(ctx, key_path, SSL_FILETYPE_PEM) != 1 ||
+        SSL_CTX_check_private_key(ctx) != 1)
         return refuse(err, "private key", key_path);
     return AST_OK;
 }

@@ -11,7 +11,7 @@
 #include "base/banned.h"
 
 #define ORIGIN_MAX_BYTES 1024u
-#define LABEL_MAX_CHARS 63u
+#define LABEL_MAX_CHARS  63u
 
 struct origin {
     struct ast_str scheme, userinfo, host, port, path;
@@ -212,7 +212,8 @@ static const char *add_host(struct ast_str host, struct ast_buf *out)
     for (size_t i = 0; i < last.n; i++)
         is_number &= is_digit(last.p[i]);
     struct in_addr addr;
-    if (is_number && (host.n >= INET_ADDRSTRLEN || inet_pton(AF_INET, ast_buf_view(out).p + out->n - host.n, &addr) != 1))
+    if (is_number && (host.n >= INET_ADDRSTRLEN ||
+                      inet_pton(AF_INET, ast_buf_view(out).p + out->n - host.n, &addr) != 1))
         return "invalid IPv4 address";
     return NULL;
 }
@@ -246,15 +247,16 @@ enum ast_rc gw_origin_check(struct ast_str raw, struct ast_err *err)
 {
     struct origin o = { 0 };
     AST_AUTO(ast_buf_done) struct ast_buf out = AST_BUF_INIT(4 * ORIGIN_MAX_BYTES);
-    const char *why = raw.n > ORIGIN_MAX_BYTES  ? "too long"
-                      : !ast_str_is_utf8(raw)   ? "not UTF-8"
-                                                : split_url(raw, &o);
+    const char *why = raw.n > ORIGIN_MAX_BYTES ? "too long"
+                      : !ast_str_is_utf8(raw)  ? "not UTF-8"
+                                               : split_url(raw, &o);
     bool is_web = !why && (ast_str_eq_nocase(o.scheme, AST_STR("http")) ||
                            ast_str_eq_nocase(o.scheme, AST_STR("https")));
     if (is_web)
         why = canonical(&o, &out);
     if (why)
-        return ast_fail(err, AST_E_INVALID, ORIGIN "doesn't parse as a URL: %s", AST_STR_ARG(raw), why);
+        return ast_fail(err, AST_E_INVALID, ORIGIN "doesn't parse as a URL: %s", AST_STR_ARG(raw),
+                        why);
     if (!is_web)
         return ast_fail(err, AST_E_INVALID,
                         ORIGIN "uses scheme \"" AST_STR_FMT
@@ -263,20 +265,24 @@ enum ast_rc gw_origin_check(struct ast_str raw, struct ast_err *err)
     if (!o.host.n)
         return ast_fail(err, AST_E_INVALID, ORIGIN "has no host component", AST_STR_ARG(raw));
     if (o.has_userinfo)
-        return ast_fail(err, AST_E_INVALID, ORIGIN "carries userinfo (user:password)", AST_STR_ARG(raw));
+        return ast_fail(err, AST_E_INVALID, ORIGIN "carries userinfo (user:password)",
+                        AST_STR_ARG(raw));
     if (o.path.n && !ast_str_is(o.path, "/"))
-        return ast_fail(err, AST_E_INVALID, ORIGIN "carries a path (\"" AST_STR_FMT "\")", AST_STR_ARG(raw),
-                        AST_STR_ARG(o.path));
+        return ast_fail(err, AST_E_INVALID, ORIGIN "carries a path (\"" AST_STR_FMT "\")",
+                        AST_STR_ARG(raw), AST_STR_ARG(o.path));
     if (o.has_query || o.has_fragment)
         return ast_fail(err, AST_E_INVALID, ORIGIN "carries a query/fragment", AST_STR_ARG(raw));
     if (ast_str_ends(raw, AST_STR("/")))
-        return ast_fail(err, AST_E_INVALID, ORIGIN "has a trailing slash; remove it", AST_STR_ARG(raw));
+        return ast_fail(err, AST_E_INVALID, ORIGIN "has a trailing slash; remove it",
+                        AST_STR_ARG(raw));
     if (ast_buf_check(&out, "origin", err))
         return out.fail;
     if (!ast_str_eq(raw, ast_buf_view(&out)))
-        return ast_fail(err, AST_E_INVALID,
-                        ORIGIN "must be ASCII-only (Punycode) and spelled as browsers send it. Use \"" AST_STR_FMT
-                               "\" instead.",
-                        AST_STR_ARG(raw), AST_STR_ARG(ast_buf_view(&out)));
+        return ast_fail(
+            err, AST_E_INVALID,
+            ORIGIN
+            "must be ASCII-only (Punycode) and spelled as browsers send it. Use \"" AST_STR_FMT
+            "\" instead.",
+            AST_STR_ARG(raw), AST_STR_ARG(ast_buf_view(&out)));
     return AST_OK;
 }

@@ -6,8 +6,8 @@
 /* --- The request --------------------------------------------------------------------------- */
 
 /* The member of that name; members that come twice are refused, as the original does. */
-static enum ast_rc only_member(const struct ast_json *object, struct ast_str name, const struct ast_json **ret,
-                               struct ast_err *err)
+static enum ast_rc only_member(const struct ast_json *object, struct ast_str name,
+                               const struct ast_json **ret, struct ast_err *err)
 {
     struct ast_json_iter it = AST_JSON_ITER(object);
     struct ast_str key;
@@ -16,7 +16,8 @@ static enum ast_rc only_member(const struct ast_json *object, struct ast_str nam
         if (!ast_str_eq(key, name))
             continue;
         if (found)
-            return ast_fail(err, AST_E_INVALID, "duplicate field `" AST_STR_FMT "`", AST_STR_ARG(name));
+            return ast_fail(err, AST_E_INVALID, "duplicate field `" AST_STR_FMT "`",
+                            AST_STR_ARG(name));
         found = v;
     }
     *ret = found;
@@ -28,8 +29,8 @@ static bool is_set(const struct ast_json *v)
     return v && ast_json_type(v) != AST_JSON_NULL;
 }
 
-enum ast_rc gw_prompt_parse(struct ast_str body, struct ast_json_doc **ret_doc, struct gw_prompt_request *ret,
-                            struct ast_err *err)
+enum ast_rc gw_prompt_parse(struct ast_str body, struct ast_json_doc **ret_doc,
+                            struct gw_prompt_request *ret, struct ast_err *err)
 {
     AST_AUTO(ast_json_free) struct ast_json_doc *doc = NULL;
     struct gw_prompt_request p = { 0 };
@@ -39,7 +40,8 @@ enum ast_rc gw_prompt_parse(struct ast_str body, struct ast_json_doc **ret_doc, 
         return rc;
     const struct ast_json *root = ast_json_root(doc);
     if (ast_json_type(root) != AST_JSON_OBJECT)
-        return ast_fail(err, AST_E_INVALID, "expected an object, found %s", ast_json_type_name(root));
+        return ast_fail(err, AST_E_INVALID, "expected an object, found %s",
+                        ast_json_type_name(root));
     if ((rc = only_member(root, AST_STR("text"), &text, err)) != AST_OK ||
         (rc = only_member(root, AST_STR("session_id"), &session, err)) != AST_OK ||
         (rc = only_member(root, AST_STR("context"), &p.context, err)) != AST_OK)
@@ -47,9 +49,11 @@ enum ast_rc gw_prompt_parse(struct ast_str body, struct ast_json_doc **ret_doc, 
     if (!text)
         return ast_fail(err, AST_E_INVALID, "missing field `text`");
     if (!ast_json_string(text, &p.text))
-        return ast_fail(err, AST_E_INVALID, "text: expected a string, found %s", ast_json_type_name(text));
+        return ast_fail(err, AST_E_INVALID, "text: expected a string, found %s",
+                        ast_json_type_name(text));
     if (is_set(session) && !ast_json_string(session, &p.session))
-        return ast_fail(err, AST_E_INVALID, "session_id: expected a string, found %s", ast_json_type_name(session));
+        return ast_fail(err, AST_E_INVALID, "session_id: expected a string, found %s",
+                        ast_json_type_name(session));
     if (!ast_str_trim(p.session).n)
         p.session = AST_STR_NONE;
     if (!is_set(p.context))
@@ -59,8 +63,8 @@ enum ast_rc gw_prompt_parse(struct ast_str body, struct ast_json_doc **ret_doc, 
     return AST_OK;
 }
 
-enum ast_rc gw_prompt_print(const struct gw_prompt_request *p, struct ast_str session, struct ast_buf *out,
-                            struct ast_err *err)
+enum ast_rc gw_prompt_print(const struct gw_prompt_request *p, struct ast_str session,
+                            struct ast_buf *out, struct ast_err *err)
 {
     (void)ast_buf_add_lit(out, "{\"type\":\"user_input\",\"text\":");
     (void)ast_json_quote(p->text, out);
@@ -100,7 +104,8 @@ static bool names_session(const struct ast_msg *m, struct ast_str session, bool 
 {
     AST_AUTO(ast_json_free) struct ast_json_doc *doc = NULL;
     *ret_has = false;
-    if (ast_str_find(m->body, AST_STR("_session_id\"")) == AST_STR_NPOS || ast_json_parse(m->body, &doc, NULL))
+    if (ast_str_find(m->body, AST_STR("_session_id\"")) == AST_STR_NPOS ||
+        ast_json_parse(m->body, &doc, NULL))
         return false;
     struct ast_str old, new;
     bool has_old = ast_json_string(ast_json_member(ast_json_root(doc), "old_session_id"), &old);

@@ -5,17 +5,17 @@
 #include "bus/message.h"
 
 struct gw_prompt_request {
-    struct ast_str text, session; /* session: empty when a fresh one is wanted */
+    struct ast_str text, session;   /* session: empty when a fresh one is wanted */
     const struct ast_json *context; /* NULL: none */
 };
 /* The body of POST /api/agent/prompt. Views into `doc`. Errors: the reason behind "invalid JSON: ". */
 AST_MUST_CHECK
-enum ast_rc gw_prompt_parse(struct ast_str body, struct ast_json_doc **ret_doc, struct gw_prompt_request *ret,
-                            struct ast_err *err);
+enum ast_rc gw_prompt_parse(struct ast_str body, struct ast_json_doc **ret_doc,
+                            struct gw_prompt_request *ret, struct ast_err *err);
 /* The guest bytes of the user_input message. */
 AST_MUST_CHECK
-enum ast_rc gw_prompt_print(const struct gw_prompt_request *p, struct ast_str session, struct ast_buf *out,
-                            struct ast_err *err);
+enum ast_rc gw_prompt_print(const struct gw_prompt_request *p, struct ast_str session,
+                            struct ast_buf *out, struct ast_err *err);
 
 /* The event name of a topic; NULL: not shown. */
 const char *gw_prompt_event(struct ast_str topic);

@@ -11,8 +11,8 @@
 
 #include "base/banned.h"
 
-#define JSON AST_STR("application/json")
-#define ERROR_MAX 8192u
+#define JSON       AST_STR("application/json")
+#define ERROR_MAX  8192u
 #define FIELDS_MAX 2048u
 
 /* --- Counting ------------------------------------------------------------------------------ */
@@ -20,7 +20,7 @@
 static size_t status_index(unsigned status)
 {
     switch (status) {
-#define X(status) \
+#define X(status)                                                                                  \
     case status: return GW_STATUS_##status;
         GW_STATUS_MAP(X)
 #undef X
@@ -28,12 +28,13 @@ static size_t status_index(unsigned status)
     }
 }
 
-static void look_up(const struct gw_call *call, struct ast_str route, unsigned status, struct ast_metric_cell **requests,
-                    struct ast_metric_cell **duration)
+static void look_up(const struct gw_call *call, struct ast_str route, unsigned status,
+                    struct ast_metric_cell **requests, struct ast_metric_cell **duration)
 {
     char text[16];
     (void)snprintf(text, sizeof text, "%u", status);
-    const struct ast_str labels[] = { ast_str_c(gw_method_name(call->method)), route, ast_str_c(text) };
+    const struct ast_str labels[] = { ast_str_c(gw_method_name(call->method)), route,
+                                      ast_str_c(text) };
     *requests = ast_metric_cell(AST_METRIC_GATEWAY_REQUESTS, labels, AST_ARRAY_LEN(labels));
     *duration = ast_metric_cell(AST_METRIC_GATEWAY_DURATION, labels, AST_ARRAY_LEN(labels));
 }
@@ -60,9 +61,10 @@ static void count(struct gw_call *call, unsigned status)
     }
     ast_metric_add(requests, 1);
     ast_metric_observe_ns(duration, (uint64_t)AST_MAX(took_ns, 0));
-    ast_log_fields(call->route && call->route->is_probe ? AST_LOG_DEBUG : AST_LOG_INFO, "gateway", "request",
-                   AST_F_CSTR("method", gw_method_name(call->method)), AST_F_STR("route", route),
-                   AST_F_U64("status", status), AST_F_F64("duration_ms", (double)took_ns / 1e6));
+    ast_log_fields(call->route && call->route->is_probe ? AST_LOG_DEBUG : AST_LOG_INFO, "gateway",
+                   "request", AST_F_CSTR("method", gw_method_name(call->method)),
+                   AST_F_STR("route", route), AST_F_U64("status", status),
+                   AST_F_F64("duration_ms", (double)took_ns / 1e6));
 }
 
 /* --- Sending ------------------------------------------------------------------------------- */
@@ -79,8 +81,8 @@ static void add_cors(const struct ast_gateway *g, struct ast_str origin, struct 
     (void)ast_buf_add_lit(out, "\r\n");
 }
 
-static void send_reply(struct gw_call *call, unsigned status, struct ast_str content_type, struct ast_buf *fields,
-                       struct ast_str body)
+static void send_reply(struct gw_call *call, unsigned status, struct ast_str content_type,
+                       struct ast_buf *fields, struct ast_str body)
 {
     if (!gw_exchange_open(call->ex))
         return;
@@ -92,13 +94,15 @@ static void send_reply(struct gw_call *call, unsigned status, struct ast_str con
                                                       .body = body });
 }
 
-void gw_reply(struct gw_call *call, unsigned status, struct ast_str content_type, struct ast_str body)
+void gw_reply(struct gw_call *call, unsigned status, struct ast_str content_type,
+              struct ast_str body)
 {
     AST_AUTO(ast_buf_done) struct ast_buf fields = AST_BUF_INIT(FIELDS_MAX);
     send_reply(call, status, content_type, &fields, body);
 }
 
-void gw_reply_allow(struct gw_call *call, unsigned status, struct ast_str allow, struct ast_str body)
+void gw_reply_allow(struct gw_call *call, unsigned status, struct ast_str allow,
+                    struct ast_str body)
 {
     AST_AUTO(ast_buf_done) struct ast_buf fields = AST_BUF_INIT(FIELDS_MAX);
     (void)ast_buf_add_lit(&fields, "allow: ");
@@ -133,17 +137,18 @@ void gw_reply_stream(struct gw_call *call, const struct gw_stream_ops *ops, void
 void gw_reply_preflight(struct ast_gateway *g, struct gw_exchange *ex, struct ast_str origin)
 {
     AST_AUTO(ast_buf_done) struct ast_buf fields = AST_BUF_INIT(FIELDS_MAX);
-    (void)ast_buf_add_lit(&fields, "access-control-allow-methods: GET,POST,PUT,PATCH,DELETE,OPTIONS\r\n"
-                                   "access-control-allow-headers: authorization,content-type,accept\r\n"
-                                   "access-control-max-age: 3600\r\n");
+    (void)ast_buf_add_lit(&fields,
+                          "access-control-allow-methods: GET,POST,PUT,PATCH,DELETE,OPTIONS\r\n"
+                          "access-control-allow-headers: authorization,content-type,accept\r\n"
+                          "access-control-max-age: 3600\r\n");
     add_cors(g, origin, &fields);
     gw_exchange_answer(ex, &(struct gw_answer){ .status = 200, .fields = ast_buf_view(&fields) });
 }
 
 /* --- Errors (spec 03 §6) ------------------------------------------------------------------- */
 
-static void reply_error(struct gw_call *call, unsigned status, struct ast_str error, const struct ast_str *reason,
-                        const uint64_t *retry_after_secs)
+static void reply_error(struct gw_call *call, unsigned status, struct ast_str error,
+                        const struct ast_str *reason, const uint64_t *retry_after_secs)
 {
     AST_AUTO(ast_buf_done) struct ast_buf body = AST_BUF_INIT(ERROR_MAX * 8);
     struct ast_jw w = AST_JW_INIT(&body);
@@ -203,8 +208,8 @@ void gw_reply_internal(struct gw_call *call, const char *why)
 void gw_reply_not_implemented(struct gw_call *call)
 {
     char text[160];
-    (void)snprintf(text, sizeof text, "%s %s is not available in this build", gw_method_name(call->route->method),
-                   call->route->path);
+    (void)snprintf(text, sizeof text, "%s %s is not available in this build",
+                   gw_method_name(call->route->method), call->route->path);
     struct ast_str reason = ast_str_c(text);
     reply_error(call, 501, AST_STR("not_implemented"), &reason, NULL);
 }

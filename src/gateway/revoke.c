@@ -64,7 +64,8 @@ static enum ast_rc read_entries(struct gw_revocations *r, struct ast_str text, s
         return rc;
     const struct ast_json *root = ast_json_root(doc), *v;
     if (ast_json_type(root) != AST_JSON_OBJECT)
-        return ast_fail(err, AST_E_CORRUPT, "expected an object, found %s", ast_json_type_name(root));
+        return ast_fail(err, AST_E_CORRUPT, "expected an object, found %s",
+                        ast_json_type_name(root));
     struct ast_json_iter it = AST_JSON_ITER(root);
     struct ast_str key;
     while (ast_json_next(&it, &key, &v)) {
@@ -74,7 +75,8 @@ static enum ast_rc read_entries(struct gw_revocations *r, struct ast_str text, s
         if (rc)
             return rc;
         if (!ast_json_u64(v, &epoch_secs))
-            return ast_fail(err, AST_E_CORRUPT, "entry of %s is not a whole number of seconds", who.name);
+            return ast_fail(err, AST_E_CORRUPT, "entry of %s is not a whole number of seconds",
+                            who.name);
         if (!put(r, &who, epoch_secs))
             return ast_fail(err, AST_E_NO_MEMORY, "revocation map");
     }
@@ -101,7 +103,8 @@ static int by_name(const void *a, const void *b)
 }
 
 /* The sorted document; takes the lock only to copy. */
-static enum ast_rc print(struct gw_revocations *r, struct ast_buf *out, uint64_t *ret_version, struct ast_err *err)
+static enum ast_rc print(struct gw_revocations *r, struct ast_buf *out, uint64_t *ret_version,
+                         struct ast_err *err)
 {
     AST_VEC(struct entry) all = { 0 };
     bool complete = true;
@@ -119,14 +122,15 @@ static enum ast_rc print(struct gw_revocations *r, struct ast_buf *out, uint64_t
             qsort(all.v, all.n, sizeof *all.v, by_name);
         struct ast_jw w = AST_JW_PRETTY(out);
         ast_jw_object(&w);
-        ast_vec_each(&all, e) {
+        ast_vec_each (&all, e) {
             ast_jw_key(&w, ast_principal_str(&e->principal));
             ast_jw_u64(&w, e->epoch_secs);
         }
         ast_jw_end(&w);
     }
     ast_vec_done(&all);
-    return complete ? ast_buf_check(out, "revocation file", err) : ast_fail(err, AST_E_NO_MEMORY, "revocation file");
+    return complete ? ast_buf_check(out, "revocation file", err)
+                    : ast_fail(err, AST_E_NO_MEMORY, "revocation file");
 }
 
 static void write_file(struct gw_revocations *r)
@@ -144,7 +148,9 @@ static void write_file(struct gw_revocations *r)
     if (!rc)
         rc = ast_fs_write_atomic(r->path, ast_buf_view(&text), 0600, AST_FS_SYNC, &err);
     if (rc)
-        ast_log_error("gateway", "revocations are in force but not on disk, a restart would forget them: %s", err.msg);
+        ast_log_error("gateway",
+                      "revocations are in force but not on disk, a restart would forget them: %s",
+                      err.msg);
     AST_WITH_LOCK(&r->lock);
     r->written = version;
     pthread_cond_broadcast(&r->done);

@@ -7,13 +7,13 @@
 
 #include "base/banned.h"
 
-#define GET GW_METHOD_GET
-#define POST GW_METHOD_POST
-#define PUT GW_METHOD_PUT
-#define PATCH GW_METHOD_PATCH
+#define GET    GW_METHOD_GET
+#define POST   GW_METHOD_POST
+#define PUT    GW_METHOD_PUT
+#define PATCH  GW_METHOD_PATCH
 #define DELETE GW_METHOD_DELETE
-#define PUB GW_PUBLIC
-#define BEAR GW_BEARER
+#define PUB    GW_PUBLIC
+#define BEAR   GW_BEARER
 
 /* In the order of the specification. Rows of one path agree in `auth`. A row without handler is answered 501.
  * method, path, auth, probe, body, handler, summary */
@@ -70,7 +70,7 @@ static struct ast_str allowed_origin(const struct ast_gateway *g, const struct g
     struct ast_str sent;
     if (!g->cfg.origins.n || !gw_request_field(r, AST_STR("origin"), &sent))
         return AST_STR_NONE;
-    ast_vec_each(&g->cfg.origins, origin)
+    ast_vec_each (&g->cfg.origins, origin)
         if (ast_str_eq(*origin, sent))
             return *origin;
     return AST_STR_NONE;

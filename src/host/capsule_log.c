@@ -21,7 +21,7 @@
 #include "base/banned.h"
 
 #define LOG_NAME_BYTES 14 /* "2026-06-11.log" */
-#define SECS_PER_DAY INT64_C(86400)
+#define SECS_PER_DAY   INT64_C(86400)
 #define CAPSULE_TARGET "astrid.capsule" /* of lines that go to the daemon log */
 
 static const char *const level_names[] = { "TRACE", "DEBUG", "INFO", "WARN", "ERROR" };
@@ -74,7 +74,8 @@ static int open_dir_at(int parent, const char *name, bool make)
 static int open_log_dir(const struct ast_host_env *env, struct ast_str principal, bool make)
 {
     char path[PATH_MAX], capsule[NAME_MAX + 1];
-    int n = snprintf(path, sizeof path, "%s/home/" AST_STR_FMT, env->host->home->root, AST_STR_ARG(principal));
+    int n = snprintf(path, sizeof path, "%s/home/" AST_STR_FMT, env->host->home->root,
+                     AST_STR_ARG(principal));
     int m = snprintf(capsule, sizeof capsule, AST_STR_FMT, AST_STR_ARG(env->capsule_id));
     if (!ast_principal_valid(principal) || n < 0 || (size_t)n >= sizeof path || m <= 0 ||
         (size_t)m >= sizeof capsule)
@@ -102,8 +103,10 @@ static void prune_dir(int fd)
     struct dirent *e;
     while ((e = readdir(dir)) != NULL) {
         struct stat st;
-        if (strlen(e->d_name) != LOG_NAME_BYTES || !ast_str_ends(ast_str_c(e->d_name), AST_STR(".log")) ||
-            fstatat(fd, e->d_name, &st, AT_SYMLINK_NOFOLLOW) || !S_ISREG(st.st_mode) || st.st_mtime >= oldest)
+        if (strlen(e->d_name) != LOG_NAME_BYTES ||
+            !ast_str_ends(ast_str_c(e->d_name), AST_STR(".log")) ||
+            fstatat(fd, e->d_name, &st, AT_SYMLINK_NOFOLLOW) || !S_ISREG(st.st_mode) ||
+            st.st_mtime >= oldest)
             continue;
         if (unlinkat(fd, e->d_name, 0) && errno != ENOENT)
             ast_log_warn(HOST_LOG, "keep old log file '%s': %s", e->d_name, strerror(errno));
@@ -120,7 +123,8 @@ void ast_host_capsule_log_prune(struct ast_host_env *env, struct ast_str princip
 
 /* --- Open files ---------------------------------------------------------------------------------- */
 
-static struct host_log_file *open_file(struct ast_host_env *env, struct ast_str principal, int64_t day)
+static struct host_log_file *open_file(struct ast_host_env *env, struct ast_str principal,
+                                       int64_t day)
 {
     AST_AUTO(ast_fs_close) int dir = open_log_dir(env, principal, /* make= */ true);
     if (dir < 0)
@@ -128,8 +132,9 @@ static struct host_log_file *open_file(struct ast_host_env *env, struct ast_str 
     char name[LOG_NAME_BYTES + 1], date[11];
     ast_time_date(day * SECS_PER_DAY * AST_NS_PER_SEC, date);
     (void)snprintf(name, sizeof name, "%s.log", date);
-    AST_AUTO(ast_fs_close) int fd =
-        openat(dir, name, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0600);
+    AST_AUTO(ast_fs_close)
+    int fd = openat(dir, name, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK,
+                    0600);
     struct stat st;
     if (fd < 0 || fstat(fd, &st) || !S_ISREG(st.st_mode))
         return NULL;
@@ -144,8 +149,8 @@ static struct host_log_file *open_file(struct ast_host_env *env, struct ast_str 
 }
 
 /* The file for that day. *ret_stale tells that an earlier day's file was replaced. */
-static struct host_log_file *file_for(struct ast_host_env *env, struct ast_str principal, int64_t day,
-                                      bool *ret_stale)
+static struct host_log_file *file_for(struct ast_host_env *env, struct ast_str principal,
+                                      int64_t day, bool *ret_stale)
 {
     struct host_files *files = host_files(env);
     if (!files)
@@ -184,7 +189,8 @@ static struct ast_str cut(struct ast_str text)
 /* A message must stay one line (spec 05 §26, gap on forged lines). */
 static struct ast_str escape(struct ast_str text, struct ast_buf *out)
 {
-    if (ast_str_find_byte(text, '\n') == AST_STR_NPOS && ast_str_find_byte(text, '\r') == AST_STR_NPOS)
+    if (ast_str_find_byte(text, '\n') == AST_STR_NPOS &&
+        ast_str_find_byte(text, '\r') == AST_STR_NPOS)
         return text;
     for (size_t i = 0; i < text.n; i++) {
         char c = text.p[i];
@@ -200,7 +206,8 @@ static struct ast_str escape(struct ast_str text, struct ast_buf *out)
 
 static bool write_line(int fd, const char *head, size_t head_n, struct ast_str text)
 {
-    char newline = '\n', *body = (char *)(uintptr_t)text.p; /* iovec has no const; writev only reads */
+    char newline = '\n',
+         *body = (char *)(uintptr_t)text.p; /* iovec has no const; writev only reads */
     struct iovec v[] = {
         { .iov_base = (char *)(uintptr_t)head, .iov_len = head_n },
         { .iov_base = body, .iov_len = text.n },
@@ -213,13 +220,15 @@ static bool write_line(int fd, const char *head, size_t head_n, struct ast_str t
     return n >= 0 && (size_t)n == head_n + text.n + 1;
 }
 
-static bool log_to_file(struct ast_host_env *env, struct ast_str principal, int level, struct ast_str text)
+static bool log_to_file(struct ast_host_env *env, struct ast_str principal, int level,
+                        struct ast_str text)
 {
     if (env->is_lifecycle)
         return false; /* spec 05 §21: the daemon's or installer's log */
     int64_t now = wall_now(), ms = now / AST_NS_PER_MS;
     bool stale = false;
-    AST_AUTO(host_log_file_unref) struct host_log_file *f =
+    AST_AUTO(host_log_file_unref)
+    struct host_log_file *f =
         file_for(env, principal, now / (SECS_PER_DAY * AST_NS_PER_SEC), &stale);
     if (!f)
         return false;
@@ -233,7 +242,8 @@ static bool log_to_file(struct ast_host_env *env, struct ast_str principal, int 
     return write_line(f->fd, head, (size_t)n, text);
 }
 
-void ast_host_capsule_log(struct ast_host_env *env, struct ast_str principal, int level, struct ast_str text)
+void ast_host_capsule_log(struct ast_host_env *env, struct ast_str principal, int level,
+                          struct ast_str text)
 {
     if (AST_NEVER(level < AST_LOG_TRACE || level > AST_LOG_ERROR))
         return;
@@ -244,6 +254,7 @@ void ast_host_capsule_log(struct ast_host_env *env, struct ast_str principal, in
         return;
     if (ast_log_enabled((enum ast_log_level)level, CAPSULE_TARGET)) {
         const struct ast_log_field plugin = AST_F_STR("plugin", env->capsule_id);
-        ast_log_write((enum ast_log_level)level, CAPSULE_TARGET, &plugin, 1, AST_STR_FMT, AST_STR_ARG(text));
+        ast_log_write((enum ast_log_level)level, CAPSULE_TARGET, &plugin, 1, AST_STR_FMT,
+                      AST_STR_ARG(text));
     }
 }

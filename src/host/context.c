@@ -49,7 +49,8 @@ static void set_invoking(struct ast_host_call *call, const struct ast_msg *msg)
     if (!msg || msg->principal.n == 0)
         return;
     if (ast_principal_valid(msg->principal))
-        (void)ast_principal_parse(msg->principal, &call->invoking, /* err= */ NULL); /* just checked */
+        (void)ast_principal_parse(msg->principal, &call->invoking,
+                                  /* err= */ NULL); /* just checked */
     else
         ast_log_fields(AST_LOG_WARN, HOST_LOG, "IPC message has invalid principal string, ignoring",
                        AST_F_STR("principal", ast_str_first(msg->principal, AST_PRINCIPAL_MAX)));
@@ -68,7 +69,8 @@ static void resolve_quotas(struct ast_host_call *call, bool may_warn)
     AST_AUTO(ast_profile_unref) struct ast_profile *profile = NULL;
     struct ast_err err = AST_ERR_INIT;
     struct ast_policy *policy = call->env->host->policy;
-    if (policy && ast_policy_profile(policy, ast_principal_str(&call->invoking), &profile, &err) && may_warn)
+    if (policy && ast_policy_profile(policy, ast_principal_str(&call->invoking), &profile, &err) &&
+        may_warn)
         ast_log_warn(HOST_LOG, "use default quotas for '%s' in run loop of '" AST_STR_FMT "': %s",
                      call->invoking.name, AST_STR_ARG(call->env->capsule_id), err.msg);
     set_quotas(call, profile);

@@ -62,13 +62,14 @@ struct ast_host_env {
     size_t binding_count;
     const struct ast_str *held; /* held capability names, ascending */
     size_t held_count;
-    bool uplink;              /* manifest [capabilities] uplink */
-    bool audit_firehose;      /* the owner held audit:read_all at load */
+    bool uplink;         /* manifest [capabilities] uplink */
+    bool audit_firehose; /* the owner held audit:read_all at load */
     bool is_run_loop;
-    bool is_lifecycle;        /* install or upgrade hook: no ACLs, no registry, private KV */
+    bool is_lifecycle; /* install or upgrade hook: no ACLs, no registry, private KV */
     const struct ast_host_pair *config; /* base config (spec 05 §9.2), sorted by key */
     size_t config_count;
-    const struct ast_str *declared; /* [env] keys that overlays may set: declared, not secret, not reserved */
+    /* [env] keys that overlays may set: declared, not secret, not reserved */
+    const struct ast_str *declared;
     size_t declared_count;
     const struct ast_str *secret_keys; /* [env] keys of type secret (any letter case) */
     size_t secret_key_count;
@@ -78,11 +79,13 @@ struct ast_host_env {
     void *on_ready_arg;
     atomic_bool unloading;       /* set before waking the capsule's calls: waits end promptly */
     atomic_bool used_publish_as; /* since load: envelopes may mix principals (spec 04 §8.4) */
-    atomic_uint_least64_t progress; /* blocking host calls entered: run-loop window check (spec 05 §20.3) */
-    void *capsule;               /* the capsule room's own object */
+    /* blocking host calls entered: run-loop window check (spec 05 §20.3) */
+    atomic_uint_least64_t progress;
+    void *capsule; /* the capsule room's own object */
     /* The host room's own: zero at load, released by ast_host_env_done(). */
-    _Atomic(void *) files;                    /* env overlays and open log files, by principal */
-    atomic_uint_least64_t unavailable_said[4]; /* one bit per function that was reported as missing */
+    _Atomic(void *) files; /* env overlays and open log files, by principal */
+    atomic_uint_least64_t
+        unavailable_said[4]; /* one bit per function that was reported as missing */
 };
 
 /* Releases what host functions attached to the env. Call it once, when no call of the capsule is left. */
@@ -91,12 +94,13 @@ void ast_host_env_done(struct ast_host_env *env);
 /* One guest call. Made zeroed by the capsule room on a worker, installed as the call's user, ended with it. */
 struct ast_host_call {
     struct ast_host_env *env;
-    bool interceptor;             /* a handler runs: recv never changes the context */
-    struct ast_msg *caller;       /* owned reference; NULL: no causing message */
+    bool interceptor;              /* a handler runs: recv never changes the context */
+    struct ast_msg *caller;        /* owned reference; NULL: no causing message */
     struct ast_principal invoking; /* valid principal this call acts for; else the owner */
     bool has_profile;
-    struct ast_quotas quotas;     /* of the invoking principal; the defaults when has_profile is false */
-    void *context;                /* host room's own state of the call: overlay, scratch memory */
+    /* of the invoking principal; the defaults when has_profile is false */
+    struct ast_quotas quotas;
+    void *context; /* host room's own state of the call: overlay, scratch memory */
 };
 
 /* Installs the context for `msg` (NULL: none; the reference is not taken): invoking principal, quotas, overlay.
@@ -114,6 +118,7 @@ void ast_host_instance_reset(void *state);
 void ast_host_instance_free(void *state);
 
 /* One line to the capsule's own log, as `log` of astrid:sys does (spec 05 §26): used for load-time lines too. */
-void ast_host_capsule_log(struct ast_host_env *env, struct ast_str principal, int level, struct ast_str text);
+void ast_host_capsule_log(struct ast_host_env *env, struct ast_str principal, int level,
+                          struct ast_str text);
 /* Deletes files older than 7 days (at load; the host room itself does it when the day changes). */
 void ast_host_capsule_log_prune(struct ast_host_env *env, struct ast_str principal);

@@ -49,7 +49,8 @@ void *host_files_put(struct host_files *f, struct ast_map *m, struct ast_str pri
     void *old = NULL;
     if (!ast_map_set(m, principal, value, &old))
         old = value;
-    AST_ASSERT(!out || !old); /* making room means that the key was new; growth is not needed then */
+    AST_ASSERT(!out ||
+               !old); /* making room means that the key was new; growth is not needed then */
     return out ? out : old;
 }
 

@@ -83,7 +83,8 @@ struct host_source {
 };
 
 /* Takes one reference to `obj`; NULL (reference given back, call trapped) when out of memory. */
-struct ast_io_pollable *host_pollable_new(struct ast_abi *a, const struct host_source *source, void *obj);
+struct ast_io_pollable *host_pollable_new(struct ast_abi *a, const struct host_source *source,
+                                          void *obj);
 void host_pollable_drop(void *obj); /* resource destructor */
 
 /* --- Errors as resources (io_error.c) ------------------------------------------------------------ */
@@ -95,7 +96,7 @@ void host_io_error_drop(void *obj); /* resource destructor */
 /* --- Subscriptions (ipc_subscription.c) ---------------------------------------------------------- */
 
 #define HOST_SUBSCRIPTIONS_MAX 128u /* per instance, spec 04 §8.1 */
-#define HOST_ENVELOPE_MAX 512u      /* messages in one envelope; more stay queued */
+#define HOST_ENVELOPE_MAX      512u /* messages in one envelope; more stay queued */
 
 void host_subscription_drop(void *obj); /* resource destructor */
 
@@ -121,11 +122,13 @@ struct host_log_file;
 /* Owner: any thread, under `lock`; the objects are shared by reference. */
 struct host_files {
     struct ast_lock lock;
-    struct ast_map overlays AST_GUARDED_BY(lock); /* principal -> struct host_overlay, one reference */
-    struct ast_map logs AST_GUARDED_BY(lock);     /* principal -> struct host_log_file, one reference */
+    struct ast_map overlays
+        AST_GUARDED_BY(lock);                 /* principal -> struct host_overlay, one reference */
+    struct ast_map logs AST_GUARDED_BY(lock); /* principal -> struct host_log_file, one reference */
 };
 
-struct host_files *host_files(struct ast_host_env *env); /* made on first use; NULL: out of memory */
+struct host_files *host_files(
+    struct ast_host_env *env); /* made on first use; NULL: out of memory */
 /* Stores one reference under `principal`. Returns what has to be unreferenced outside the lock: the value
  * replaced, one that made room, or `value` itself when out of memory; NULL for nothing. */
 void *host_files_put(struct host_files *f, struct ast_map *m, struct ast_str principal, void *value)
@@ -140,7 +143,7 @@ void host_overlay_unref(struct host_overlay *o);
 /* Borrowed from the overlay. */
 bool host_overlay_find(const struct host_overlay *o, struct ast_str key, struct ast_str *ret);
 
-#define HOST_LOG_LINE_MAX 65536u /* spec 05 §26 */
+#define HOST_LOG_LINE_MAX  65536u /* spec 05 §26 */
 #define HOST_LOG_KEEP_DAYS 7
 
 void host_log_file_unref(struct host_log_file *f);

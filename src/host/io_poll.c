@@ -19,7 +19,8 @@ struct ast_io_pollable {
     void *obj; /* reference, given back through source->drop */
 };
 
-struct ast_io_pollable *host_pollable_new(struct ast_abi *a, const struct host_source *source, void *obj)
+struct ast_io_pollable *host_pollable_new(struct ast_abi *a, const struct host_source *source,
+                                          void *obj)
 {
     struct ast_io_pollable *p = malloc(sizeof *p);
     if (!p) {
@@ -76,7 +77,8 @@ static bool any_closed(const struct ast_list_io_pollable *list)
 }
 
 /* Until one is ready; true. False: the wait was cut short by unload or cancel. */
-static bool wait_any(struct ast_abi *a, struct ast_host_call *call, const struct ast_list_io_pollable *list)
+static bool wait_any(struct ast_abi *a, struct ast_host_call *call,
+                     const struct ast_list_io_pollable *list)
 {
     if (any_ready(list))
         return true;
@@ -118,15 +120,17 @@ static int audited_wait(struct ast_abi *a, const char *fn, const struct ast_list
     int rc = check_and_wait(a, list, reterr);
     if (audited) {
         const struct ast_host_call *call = host_call(a);
-        ast_log_fields(AST_LOG_DEBUG, IO_AUDIT, "audit", AST_F_STR("capsule_id", call->env->capsule_id),
-                       AST_F_STR("principal", ast_principal_str(&call->invoking)), AST_F_CSTR("fn", fn),
-                       AST_F_I64("elapsed_ms", (ast_mono_ns() - start) / AST_NS_PER_MS),
-                       AST_F_CSTR("error", rc ? ast_io_poll_error_name(reterr->tag) : ""));
+        ast_log_fields(
+            AST_LOG_DEBUG, IO_AUDIT, "audit", AST_F_STR("capsule_id", call->env->capsule_id),
+            AST_F_STR("principal", ast_principal_str(&call->invoking)), AST_F_CSTR("fn", fn),
+            AST_F_I64("elapsed_ms", (ast_mono_ns() - start) / AST_NS_PER_MS),
+            AST_F_CSTR("error", rc ? ast_io_poll_error_name(reterr->tag) : ""));
     }
     return rc;
 }
 
-int ast_io_pollable_block(struct ast_abi *a, struct ast_io_pollable *self, struct ast_io_poll_error *reterr)
+int ast_io_pollable_block(struct ast_abi *a, struct ast_io_pollable *self,
+                          struct ast_io_poll_error *reterr)
 {
     struct ast_list_io_pollable one = { .v = &self, .n = 1 };
     return audited_wait(a, "astrid:io/poll.pollable.block", &one, reterr);

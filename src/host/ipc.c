@@ -25,16 +25,18 @@ static bool acl_allows(const struct ast_str *acl, size_t n, struct ast_str topic
 }
 
 /* Steps 1 to 7 of spec 05 §7.3. The payload's bytes are charged to `principal` on the way. */
-static bool may_publish(const struct ast_host_call *call, struct ast_str topic, struct ast_str payload,
-                        struct ast_str principal, enum ast_ipc_error_tag *ret_why)
+static bool may_publish(const struct ast_host_call *call, struct ast_str topic,
+                        struct ast_str payload, struct ast_str principal,
+                        enum ast_ipc_error_tag *ret_why)
 {
     const struct ast_host_env *env = call->env;
     *ret_why = AST_IPC_ERROR_INVALID_INPUT;
     if (topic.n > AST_TOPIC_MAX_BYTES)
         return false;
     if (payload.n > AST_LIMITER_MAX_PAYLOAD ||
-        (env->limiter && !ast_limiter_admit(env->limiter, principal, payload.n,
-                                            call->quotas.max_ipc_throughput_bytes, ast_mono_ns()))) {
+        (env->limiter &&
+         !ast_limiter_admit(env->limiter, principal, payload.n,
+                            call->quotas.max_ipc_throughput_bytes, ast_mono_ns()))) {
         *ret_why = AST_IPC_ERROR_RATE_LIMITED;
         return false;
     }
@@ -57,10 +59,12 @@ static uint8_t next_depth(const struct ast_host_call *call, struct ast_str topic
 {
     if (!call->caller)
         return 0;
-    uint8_t depth = call->caller->depth < UINT8_MAX ? (uint8_t)(call->caller->depth + 1) : UINT8_MAX;
+    uint8_t depth =
+        call->caller->depth < UINT8_MAX ? (uint8_t)(call->caller->depth + 1) : UINT8_MAX;
     if (depth > DEPTH_NOTABLE)
-        ast_log_fields(AST_LOG_DEBUG, HOST_LOG, "long chain of publishes", AST_F_U64("depth", depth),
-                       AST_F_STR("capsule", call->env->capsule_id), AST_F_STR("topic", topic));
+        ast_log_fields(AST_LOG_DEBUG, HOST_LOG, "long chain of publishes",
+                       AST_F_U64("depth", depth), AST_F_STR("capsule", call->env->capsule_id),
+                       AST_F_STR("topic", topic));
     return depth;
 }
 
@@ -97,14 +101,16 @@ static int publish(struct ast_abi *a, const char *fn, struct ast_str topic, stru
     return AST_ABI_OK;
 }
 
-int ast_ipc_publish(struct ast_abi *a, struct ast_str topic, struct ast_str payload, struct ast_ipc_error *reterr)
+int ast_ipc_publish(struct ast_abi *a, struct ast_str topic, struct ast_str payload,
+                    struct ast_ipc_error *reterr)
 {
     const struct ast_host_call *call = host_call(a);
-    return publish(a, publish_fn, topic, payload, ast_principal_str(&call->invoking), /* claimed= */ false, reterr);
+    return publish(a, publish_fn, topic, payload, ast_principal_str(&call->invoking),
+                   /* claimed= */ false, reterr);
 }
 
-int ast_ipc_publish_as(struct ast_abi *a, struct ast_str topic, struct ast_str payload, struct ast_str principal,
-                       struct ast_ipc_error *reterr)
+int ast_ipc_publish_as(struct ast_abi *a, struct ast_str topic, struct ast_str payload,
+                       struct ast_str principal, struct ast_ipc_error *reterr)
 {
     struct ast_host_call *call = host_call(a);
     if (!call->env->uplink || call->env->is_lifecycle) {
@@ -118,12 +124,14 @@ int ast_ipc_publish_as(struct ast_abi *a, struct ast_str topic, struct ast_str p
     /* Read first: the line is shared by all workers and nearly always set. */
     if (!atomic_load_explicit(&call->env->used_publish_as, memory_order_relaxed))
         atomic_store_explicit(&call->env->used_publish_as, true, memory_order_relaxed);
-    ast_log_fields(AST_LOG_DEBUG, IPC_AUDIT, "publish-as", AST_F_STR("capsule_id", call->env->capsule_id),
-                   AST_F_STR("invoking", ast_principal_str(&call->invoking)), AST_F_STR("claimed", principal));
+    ast_log_fields(
+        AST_LOG_DEBUG, IPC_AUDIT, "publish-as", AST_F_STR("capsule_id", call->env->capsule_id),
+        AST_F_STR("invoking", ast_principal_str(&call->invoking)), AST_F_STR("claimed", principal));
     return publish(a, publish_as_fn, topic, payload, principal, /* claimed= */ true, reterr);
 }
 
-int ast_ipc_get_interceptor_bindings(struct ast_abi *a, struct ast_list_ipc_interceptor_binding *ret,
+int ast_ipc_get_interceptor_bindings(struct ast_abi *a,
+                                     struct ast_list_ipc_interceptor_binding *ret,
                                      struct ast_ipc_error *reterr)
 {
     const struct ast_host_env *env = host_call(a)->env;
@@ -136,9 +144,9 @@ int ast_ipc_get_interceptor_bindings(struct ast_abi *a, struct ast_list_ipc_inte
         return AST_ABI_ERR;
     }
     for (size_t i = 0; i < env->binding_count; i++)
-        ret->v[i] = (struct ast_ipc_interceptor_binding){
-            .handle_id = i, .action = env->bindings[i].action, .topic = env->bindings[i].topic
-        };
+        ret->v[i] = (struct ast_ipc_interceptor_binding){ .handle_id = i,
+                                                          .action = env->bindings[i].action,
+                                                          .topic = env->bindings[i].topic };
     ret->n = env->binding_count;
     return AST_ABI_OK;
 }

@@ -6,8 +6,8 @@
 #define IPC_AUDIT "astrid.audit.ipc"
 
 /* `error`: WIT name of the error; NULL: it went well and `bytes` counts (messages for poll and recv). */
-static inline void ipc_audit(const struct ast_host_call *call, const char *fn, struct ast_str topic, size_t bytes,
-                             const char *error)
+static inline void ipc_audit(const struct ast_host_call *call, const char *fn, struct ast_str topic,
+                             size_t bytes, const char *error)
 {
     if (!ast_log_enabled(AST_LOG_DEBUG, IPC_AUDIT))
         return;

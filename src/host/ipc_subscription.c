@@ -28,13 +28,13 @@ struct ast_ipc_subscription {
     unsigned refs;
     struct ast_route *route; /* owned; NULL once the handle was dropped */
     struct host_wait wait;
-    struct host_instance *instance; /* reference */
+    struct host_instance *instance;      /* reference */
     AST_VEC(struct ast_msg *) delivered; /* references, kept until the next envelope */
 };
 
 static void release_delivered(struct ast_ipc_subscription *s)
 {
-    ast_vec_each(&s->delivered, m)
+    ast_vec_each (&s->delivered, m)
         ast_msg_unref(*m);
     ast_vec_clear(&s->delivered);
 }
@@ -68,7 +68,8 @@ static void on_message(void *arg)
 /* --- subscribe ----------------------------------------------------------------------------------- */
 
 /* Spec 05 §7.5 steps 1 to 5. */
-static bool may_subscribe(const struct ast_host_env *env, struct ast_str pattern, enum ast_ipc_error_tag *ret_why)
+static bool may_subscribe(const struct ast_host_env *env, struct ast_str pattern,
+                          enum ast_ipc_error_tag *ret_why)
 {
     *ret_why = AST_IPC_ERROR_INVALID_INPUT;
     if (!ast_topic_subscribable(pattern))
@@ -86,16 +87,18 @@ static bool is_scoped(const struct ast_host_env *env, struct ast_str pattern)
 {
     if (!ast_topic_match_subtree(pattern, AUDIT_TOPIC))
         return false;
-    ast_log_fields(AST_LOG_INFO, IPC_AUDIT,
-                   "ipc::subscribe: audit-covering subscription scoped to owner principal unless firehose holder",
-                   AST_F_SECURITY, AST_F_STR("capsule_id", env->capsule_id),
-                   AST_F_STR("principal", ast_principal_str(&env->owner)), AST_F_STR("topic", pattern),
-                   AST_F_BOOL("scoped", !env->audit_firehose), AST_F_BOOL("firehose", env->audit_firehose));
+    ast_log_fields(
+        AST_LOG_INFO, IPC_AUDIT,
+        "ipc::subscribe: audit-covering subscription scoped to owner principal unless firehose holder",
+        AST_F_SECURITY, AST_F_STR("capsule_id", env->capsule_id),
+        AST_F_STR("principal", ast_principal_str(&env->owner)), AST_F_STR("topic", pattern),
+        AST_F_BOOL("scoped", !env->audit_firehose), AST_F_BOOL("firehose", env->audit_firehose));
     return !env->audit_firehose;
 }
 
-static enum ast_rc sub_open(const struct ast_host_env *env, struct host_instance *instance, struct ast_str pattern,
-                            struct ast_ipc_subscription **ret, struct ast_err *err)
+static enum ast_rc sub_open(const struct ast_host_env *env, struct host_instance *instance,
+                            struct ast_str pattern, struct ast_ipc_subscription **ret,
+                            struct ast_err *err)
 {
     struct ast_ipc_subscription *s = calloc(1, sizeof *s);
     if (!s)
@@ -121,8 +124,8 @@ static enum ast_rc sub_open(const struct ast_host_env *env, struct host_instance
     return AST_OK;
 }
 
-int ast_ipc_subscribe(struct ast_abi *a, struct ast_str topic_pattern, struct ast_ipc_subscription **ret,
-                      struct ast_ipc_error *reterr)
+int ast_ipc_subscribe(struct ast_abi *a, struct ast_str topic_pattern,
+                      struct ast_ipc_subscription **ret, struct ast_ipc_error *reterr)
 {
     const struct ast_host_call *call = host_call(a);
     if (!may_subscribe(call->env, topic_pattern, &reterr->tag))
@@ -150,15 +153,17 @@ int ast_ipc_subscribe(struct ast_abi *a, struct ast_str topic_pattern, struct as
 /* --- Envelopes ----------------------------------------------------------------------------------- */
 
 /* Moves what a run loop may see into `delivered`; false when nothing is left of a batch, or no memory. */
-static bool keep_admitted(struct ast_host_call *call, struct ast_ipc_subscription *s, struct ast_msg **batch,
-                          size_t n)
+static bool keep_admitted(struct ast_host_call *call, struct ast_ipc_subscription *s,
+                          struct ast_msg **batch, size_t n)
 {
     struct ast_str last = AST_STR_NONE;
     bool admitted = true, is_known = false;
     for (size_t i = 0; i < n; i++) {
         if (!is_known || !ast_str_eq(last, batch[i]->principal))
             admitted = host_context_admits(call, batch[i]->principal);
-        last = batch[i]->principal; /* all of the batch stays referenced until the end of this function */
+        last =
+            batch[i]
+                ->principal; /* all of the batch stays referenced until the end of this function */
         is_known = true;
         if (admitted)
             (void)ast_vec_push(&s->delivered, ast_msg_ref(batch[i])); /* reserved by the caller */
@@ -171,7 +176,8 @@ static bool keep_admitted(struct ast_host_call *call, struct ast_ipc_subscriptio
 static bool reserve(struct ast_ipc_subscription *s, size_t n)
 {
     while (s->delivered.cap < n)
-        if (!ast_vec_grow_((void **)&s->delivered.v, &s->delivered.cap, s->delivered.cap, sizeof *s->delivered.v))
+        if (!ast_vec_grow_((void **)&s->delivered.v, &s->delivered.cap, s->delivered.cap,
+                           sizeof *s->delivered.v))
             return false;
     return true;
 }
@@ -186,9 +192,11 @@ static bool take(struct ast_host_call *call, struct ast_ipc_subscription *s)
         if (!reserve(s, HOST_ENVELOPE_MAX))
             return false;
         struct ast_msg *batch[HOST_ENVELOPE_MAX];
-        bool mixed = env->uplink && atomic_load_explicit(&env->used_publish_as, memory_order_relaxed);
-        size_t n = mixed ? ast_route_drain(s->route, AST_ROUTE_BUDGET, batch, AST_ARRAY_LEN(batch)) :
-                           ast_route_take_envelope(s->route, AST_ROUTE_BUDGET, batch, AST_ARRAY_LEN(batch));
+        bool mixed =
+            env->uplink && atomic_load_explicit(&env->used_publish_as, memory_order_relaxed);
+        size_t n = mixed ? ast_route_drain(s->route, AST_ROUTE_BUDGET, batch, AST_ARRAY_LEN(batch))
+                         : ast_route_take_envelope(s->route, AST_ROUTE_BUDGET, batch,
+                                                   AST_ARRAY_LEN(batch));
         if (n == 0)
             return false;
         if (keep_admitted(call, s, batch, n))
@@ -197,7 +205,8 @@ static bool take(struct ast_host_call *call, struct ast_ipc_subscription *s)
     return false;
 }
 
-static void fill_message(struct ast_abi *a, const struct ast_msg *m, char *uuid, struct ast_ipc_ipc_message *ret)
+static void fill_message(struct ast_abi *a, const struct ast_msg *m, char *uuid,
+                         struct ast_ipc_ipc_message *ret)
 {
     ret->topic = host_utf8(a, m->topic);
     ret->payload = host_utf8(a, m->body);
@@ -268,8 +277,9 @@ static void wait_message(struct ast_abi *a, struct ast_ipc_subscription *s, uint
     host_permit_give(io);
 }
 
-int ast_ipc_subscription_recv(struct ast_abi *a, struct ast_ipc_subscription *self, uint64_t timeout_ms,
-                              struct ast_ipc_ipc_envelope *ret, struct ast_ipc_error *reterr)
+int ast_ipc_subscription_recv(struct ast_abi *a, struct ast_ipc_subscription *self,
+                              uint64_t timeout_ms, struct ast_ipc_ipc_envelope *ret,
+                              struct ast_ipc_error *reterr)
 {
     struct ast_host_call *call = host_call(a);
     host_progress(call);
@@ -306,7 +316,8 @@ static void sub_source_drop(void *obj)
 struct ast_io_pollable *ast_ipc_subscription_subscribe_readiness(struct ast_abi *a,
                                                                  struct ast_ipc_subscription *self)
 {
-    static const struct host_source source = { sub_is_ready, sub_is_closed, sub_wait, sub_source_drop };
+    static const struct host_source source = { sub_is_ready, sub_is_closed, sub_wait,
+                                               sub_source_drop };
     self->refs++;
     return host_pollable_new(a, &source, self);
 }

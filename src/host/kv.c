@@ -25,7 +25,8 @@ static int fail(struct ast_abi *a, struct ast_kv_error *reterr, enum ast_rc rc, 
     case AST_E_CONFLICT: reterr->tag = AST_KV_ERROR_CAS_MISMATCH; break;
     default:
         reterr->tag = AST_KV_ERROR_UNKNOWN;
-        reterr->u.unknown = host_text(a, "%s: storage error: %s", fn, err->msg[0] ? err->msg : ast_rc_text(rc));
+        reterr->u.unknown =
+            host_text(a, "%s: storage error: %s", fn, err->msg[0] ? err->msg : ast_rc_text(rc));
     }
     return AST_ABI_ERR;
 }
@@ -130,7 +131,8 @@ static enum ast_rc wait_done(struct ast_abi *a, struct change *c, struct ast_err
 }
 
 /* Checks, copies, queues and waits. `op` has kind and texts; *ret_count may be NULL. */
-static enum ast_rc change(struct ast_abi *a, struct ast_kv_op *op, uint64_t *ret_count, struct ast_err *err)
+static enum ast_rc change(struct ast_abi *a, struct ast_kv_op *op, uint64_t *ret_count,
+                          struct ast_err *err)
 {
     struct ast_host_call *call = host_call(a);
     struct ns ns;
@@ -149,7 +151,8 @@ static enum ast_rc change(struct ast_abi *a, struct ast_kv_op *op, uint64_t *ret
     host_progress(call);
     rc = host_permit_take(call->env->blocking, a);
     if (rc) {
-        atomic_store_explicit(&c->refs, 1, memory_order_relaxed); /* never queued: no writer holds it */
+        atomic_store_explicit(&c->refs, 1,
+                              memory_order_relaxed); /* never queued: no writer holds it */
         change_unref(c);
         return ast_fail(err, rc, "%s", ast_rc_text(rc));
     }
@@ -162,7 +165,8 @@ static enum ast_rc change(struct ast_abi *a, struct ast_kv_op *op, uint64_t *ret
     return rc;
 }
 
-int ast_kv_kv_set(struct ast_abi *a, struct ast_str key, struct ast_str value, struct ast_kv_error *reterr)
+int ast_kv_kv_set(struct ast_abi *a, struct ast_str key, struct ast_str value,
+                  struct ast_kv_error *reterr)
 {
     struct ast_err err = AST_ERR_INIT;
     struct ast_kv_op op = { .kind = AST_KV_SET, .key = key, .value = value };
@@ -178,7 +182,8 @@ int ast_kv_kv_delete(struct ast_abi *a, struct ast_str key, struct ast_kv_error 
     return rc ? fail(a, reterr, rc, "kv_delete", &err) : AST_ABI_OK;
 }
 
-int ast_kv_kv_clear_prefix(struct ast_abi *a, struct ast_str prefix, uint64_t *ret, struct ast_kv_error *reterr)
+int ast_kv_kv_clear_prefix(struct ast_abi *a, struct ast_str prefix, uint64_t *ret,
+                           struct ast_kv_error *reterr)
 {
     struct ast_err err = AST_ERR_INIT;
     struct ast_kv_op op = { .kind = AST_KV_CLEAR, .key = prefix };
@@ -186,20 +191,23 @@ int ast_kv_kv_clear_prefix(struct ast_abi *a, struct ast_str prefix, uint64_t *r
     return rc ? fail(a, reterr, rc, "kv_clear_prefix", &err) : AST_ABI_OK;
 }
 
-int ast_kv_kv_cas(struct ast_abi *a, struct ast_str key, struct ast_opt_str expected, struct ast_str new,
-                  struct ast_kv_error *reterr)
+int ast_kv_kv_cas(struct ast_abi *a, struct ast_str key, struct ast_opt_str expected,
+                  struct ast_str new, struct ast_kv_error *reterr)
 {
     struct ast_err err = AST_ERR_INIT;
-    struct ast_kv_op op = {
-        .kind = AST_KV_CAS, .key = key, .value = new, .expected = expected.v, .has_expected = expected.has
-    };
+    struct ast_kv_op op = { .kind = AST_KV_CAS,
+                            .key = key,
+                            .value = new,
+                            .expected = expected.v,
+                            .has_expected = expected.has };
     enum ast_rc rc = change(a, &op, NULL, &err);
     return rc ? fail(a, reterr, rc, "kv_cas", &err) : AST_ABI_OK;
 }
 
 /* --- Reads --------------------------------------------------------------------------------------- */
 
-static enum ast_rc get(struct ast_host_call *call, struct ast_str key, struct ast_opt_str *ret, struct ast_err *err)
+static enum ast_rc get(struct ast_host_call *call, struct ast_str key, struct ast_opt_str *ret,
+                       struct ast_err *err)
 {
     struct ns ns;
     enum ast_rc rc = ns_of(call, &ns, err);
@@ -209,13 +217,15 @@ static enum ast_rc get(struct ast_host_call *call, struct ast_str key, struct as
     if (!ctx)
         return ast_fail(err, AST_E_NO_MEMORY, "%s", ast_rc_text(AST_E_NO_MEMORY));
     ast_buf_reset(&ctx->scratch);
-    rc = ast_kv_get(call->env->host->store, ns_str(&ns), key, /* guest= */ true, &ctx->scratch, &ret->has, err);
+    rc = ast_kv_get(call->env->host->store, ns_str(&ns), key, /* guest= */ true, &ctx->scratch,
+                    &ret->has, err);
     if (!rc && ret->has)
         ret->v = ast_buf_view(&ctx->scratch);
     return rc;
 }
 
-int ast_kv_kv_get(struct ast_abi *a, struct ast_str key, struct ast_opt_str *ret, struct ast_kv_error *reterr)
+int ast_kv_kv_get(struct ast_abi *a, struct ast_str key, struct ast_opt_str *ret,
+                  struct ast_kv_error *reterr)
 {
     struct ast_err err; /* not AST_ERR_INIT: zeroing a kilobyte would be a part of the price */
     err.rc = AST_OK;
@@ -240,8 +250,8 @@ static bool add_key(void *arg, struct ast_str key)
 }
 
 /* At most `limit` keys, which is at most AST_KV_MAX_LIST. */
-static enum ast_rc list(struct ast_abi *a, struct ast_str prefix, struct ast_str cursor, size_t limit,
-                        struct ast_list_str *ret, bool *ret_more, struct ast_err *err)
+static enum ast_rc list(struct ast_abi *a, struct ast_str prefix, struct ast_str cursor,
+                        size_t limit, struct ast_list_str *ret, bool *ret_more, struct ast_err *err)
 {
     struct ast_host_call *call = host_call(a);
     struct ns ns;
@@ -252,8 +262,8 @@ static enum ast_rc list(struct ast_abi *a, struct ast_str prefix, struct ast_str
     ret->v = ast_arena_array(l.arena, limit, sizeof *ret->v);
     if (!ret->v)
         return ast_fail(err, AST_E_NO_MEMORY, "%s", ast_rc_text(AST_E_NO_MEMORY));
-    rc = ast_kv_list(call->env->host->store, ns_str(&ns), prefix, cursor, limit, /* guest= */ true, add_key, &l,
-                     ret_more, err);
+    rc = ast_kv_list(call->env->host->store, ns_str(&ns), prefix, cursor, limit, /* guest= */ true,
+                     add_key, &l, ret_more, err);
     if (rc)
         return rc;
     return ast_arena_check(l.arena, err) ? AST_E_NO_MEMORY : AST_OK;
@@ -270,14 +280,16 @@ int ast_kv_kv_list_keys(struct ast_abi *a, struct ast_str prefix, struct ast_lis
     return rc ? fail(a, reterr, rc, "kv_list_keys", &err) : AST_ABI_OK;
 }
 
-int ast_kv_kv_list_keys_page(struct ast_abi *a, struct ast_str prefix, struct ast_opt_str cursor, uint32_t limit,
-                             struct ast_kv_key_page *ret, struct ast_kv_error *reterr)
+int ast_kv_kv_list_keys_page(struct ast_abi *a, struct ast_str prefix, struct ast_opt_str cursor,
+                             uint32_t limit, struct ast_kv_key_page *ret,
+                             struct ast_kv_error *reterr)
 {
     if (limit == 0 || limit > AST_KV_MAX_LIST)
         limit = AST_KV_MAX_LIST;
     struct ast_err err = AST_ERR_INIT;
     bool more = false;
-    enum ast_rc rc = list(a, prefix, cursor.has ? cursor.v : AST_STR_NONE, limit, &ret->keys, &more, &err);
+    enum ast_rc rc =
+        list(a, prefix, cursor.has ? cursor.v : AST_STR_NONE, limit, &ret->keys, &more, &err);
     if (rc)
         return fail(a, reterr, rc, "kv_list_keys_page", &err);
     if (more && ret->keys.n) {

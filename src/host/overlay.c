@@ -28,8 +28,8 @@ struct stamp {
 struct host_overlay {
     atomic_uint refs;
     struct stamp stamp;
-    struct ast_buf text;      /* all keys and values */
-    struct ast_host_pair *v;  /* owned; views into text */
+    struct ast_buf text;     /* all keys and values */
+    struct ast_host_pair *v; /* owned; views into text */
     size_t n;
 };
 
@@ -100,8 +100,8 @@ static enum ast_rc pick_declared(const struct ast_host_env *env, const struct as
     return ast_buf_check(&o->text, "overlay", err);
 }
 
-static enum ast_rc read_overlay(const struct ast_host_env *env, const char *path, struct host_overlay *o,
-                                struct ast_err *err)
+static enum ast_rc read_overlay(const struct ast_host_env *env, const char *path,
+                                struct host_overlay *o, struct ast_err *err)
 {
     AST_AUTO(ast_buf_done) struct ast_buf file = AST_BUF_INIT(HOST_OVERLAY_MAX_BYTES);
     AST_AUTO(ast_json_free) struct ast_json_doc *doc = NULL;
@@ -114,7 +114,8 @@ static enum ast_rc read_overlay(const struct ast_host_env *env, const char *path
 }
 
 /* Never NULL except for lack of memory: an unusable file gives an overlay without values. */
-static struct host_overlay *load(const struct ast_host_env *env, const char *path, const struct stamp *stamp)
+static struct host_overlay *load(const struct ast_host_env *env, const char *path,
+                                 const struct stamp *stamp)
 {
     AST_AUTO(host_overlay_unref) struct host_overlay *o = calloc(1, sizeof *o);
     if (!o)
@@ -152,7 +153,8 @@ static bool stamp_eq(const struct stamp *a, const struct stamp *b)
     return a->mtime_ns == b->mtime_ns && a->size == b->size && a->inode == b->inode;
 }
 
-static struct host_overlay *cached(struct host_files *f, struct ast_str principal, const struct stamp *stamp)
+static struct host_overlay *cached(struct host_files *f, struct ast_str principal,
+                                   const struct stamp *stamp)
 {
     AST_WITH_LOCK(&f->lock);
     struct host_overlay *o = ast_map_get(&f->overlays, principal);
@@ -172,8 +174,9 @@ static void keep(struct host_files *f, struct ast_str principal, struct host_ove
 struct host_overlay *host_overlay_get(struct ast_host_env *env, struct ast_str principal)
 {
     char path[PATH_MAX];
-    int n = snprintf(path, sizeof path, "%s/home/" AST_STR_FMT "/.config/env/" AST_STR_FMT ".env.json",
-                     env->host->home->root, AST_STR_ARG(principal), AST_STR_ARG(env->capsule_id));
+    int n =
+        snprintf(path, sizeof path, "%s/home/" AST_STR_FMT "/.config/env/" AST_STR_FMT ".env.json",
+                 env->host->home->root, AST_STR_ARG(principal), AST_STR_ARG(env->capsule_id));
     struct stamp stamp;
     if (n < 0 || (size_t)n >= sizeof path || !look(path, &stamp))
         return NULL;

@@ -13,12 +13,21 @@
 #include "base/banned.h"
 
 #define SLEEP_MAX_NS (60u * (uint64_t)AST_NS_PER_SEC)
-#define RANDOM_MAX 4096u
+#define RANDOM_MAX   4096u
 
 /* Every name that can be held (spec 05 §6.3). */
 static const char *const capability_names[] = {
-    "allow_persistent", "allow_prompt_injection", "fs_read",  "fs_write",    "host_process", "identity",
-    "kv",               "net",                    "net_bind", "net_connect", "uplink",
+    "allow_persistent",
+    "allow_prompt_injection",
+    "fs_read",
+    "fs_write",
+    "host_process",
+    "identity",
+    "kv",
+    "net",
+    "net_bind",
+    "net_connect",
+    "uplink",
 };
 
 static int fail(struct ast_sys_error *reterr, enum ast_sys_error_tag tag)
@@ -44,14 +53,16 @@ static bool is_in(const struct ast_str *v, size_t n, struct ast_str s)
 }
 
 /* True: that scope has a value, now in `ret`. What cannot be read counts as absent. */
-static bool secret_in(struct ast_abi *a, struct ast_str scope, struct ast_str key, struct ast_opt_str *ret)
+static bool secret_in(struct ast_abi *a, struct ast_str scope, struct ast_str key,
+                      struct ast_opt_str *ret)
 {
     const struct ast_host_env *env = host_call(a)->env;
     AST_AUTO(ast_buf_done) struct ast_buf value = AST_BUF_INIT(AST_SECRET_FILE_MAX);
     struct ast_err err = AST_ERR_INIT;
     bool found = false;
     if (ast_secrets_get(env->host->home->root, scope, env->capsule_id, key, &value, &found, &err)) {
-        ast_log_warn(HOST_LOG, "ignoring secret of '" AST_STR_FMT "': %s", AST_STR_ARG(env->capsule_id), err.msg);
+        ast_log_warn(HOST_LOG, "ignoring secret of '" AST_STR_FMT "': %s",
+                     AST_STR_ARG(env->capsule_id), err.msg);
         found = false;
     }
     if (found && value.n) {
@@ -121,7 +132,8 @@ int ast_sys_get_config(struct ast_abi *a, struct ast_str key, struct ast_opt_str
 
 /* --- Caller, log, readiness ---------------------------------------------------------------------- */
 
-int ast_sys_get_caller(struct ast_abi *a, struct ast_sys_caller_context *ret, struct ast_sys_error *reterr)
+int ast_sys_get_caller(struct ast_abi *a, struct ast_sys_caller_context *ret,
+                       struct ast_sys_error *reterr)
 {
     const struct ast_msg *caller = host_call(a)->caller;
     if (!caller)
@@ -188,7 +200,8 @@ int ast_sys_sleep_ns(struct ast_abi *a, uint64_t duration_ns, struct ast_sys_err
     return fail(reterr, AST_SYS_ERROR_CANCELLED);
 }
 
-int ast_sys_random_bytes(struct ast_abi *a, uint64_t length, struct ast_str *ret, struct ast_sys_error *reterr)
+int ast_sys_random_bytes(struct ast_abi *a, uint64_t length, struct ast_str *ret,
+                         struct ast_sys_error *reterr)
 {
     if (length > RANDOM_MAX)
         return fail(reterr, AST_SYS_ERROR_TOO_LARGE);
@@ -201,7 +214,8 @@ int ast_sys_random_bytes(struct ast_abi *a, uint64_t length, struct ast_str *ret
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0)
-            return fail_text(reterr, host_text(a, "entropy source unavailable: %s", strerror(errno)));
+            return fail_text(reterr,
+                             host_text(a, "entropy source unavailable: %s", strerror(errno)));
         have += (size_t)n;
     }
     *ret = ast_str_n(out, have);
@@ -218,15 +232,18 @@ static bool is_capability(struct ast_str name)
     return false;
 }
 
-int ast_sys_check_capsule_capability(struct ast_abi *a, const struct ast_sys_capability_check_request *request,
-                                     struct ast_sys_capability_check_response *ret, struct ast_sys_error *reterr)
+int ast_sys_check_capsule_capability(struct ast_abi *a,
+                                     const struct ast_sys_capability_check_request *request,
+                                     struct ast_sys_capability_check_response *ret,
+                                     struct ast_sys_error *reterr)
 {
     const struct ast_host_env *env = host_call(a)->env;
     if (env->is_lifecycle || !env->host->capsule_holds)
         return fail(reterr, AST_SYS_ERROR_REGISTRY_UNAVAILABLE);
     struct ast_uuid uuid;
-    ret->allowed = is_capability(request->capability) && ast_uuid_parse(request->source_uuid, &uuid) &&
-                   env->host->capsule_holds(env->host->capsule_holds_arg, &uuid, request->capability);
+    ret->allowed =
+        is_capability(request->capability) && ast_uuid_parse(request->source_uuid, &uuid) &&
+        env->host->capsule_holds(env->host->capsule_holds_arg, &uuid, request->capability);
     return AST_ABI_OK;
 }
 

@@ -6,6 +6,7 @@
 #include "base/vec.h"
 #include "bus/metrics.h"
 #include "kernel/kernel_priv.h"
+
 #include "base/banned.h"
 
 void kernel_connections_init(struct kernel_connections *c)
@@ -20,7 +21,8 @@ void kernel_connections_done(struct kernel_connections *c)
 }
 
 /* Adds `delta`; returns the count before and stores the one after. A close at zero changes nothing. */
-static uintptr_t count_change(struct kernel_connections *c, struct ast_str principal, int delta, uintptr_t *ret_after)
+static uintptr_t count_change(struct kernel_connections *c, struct ast_str principal, int delta,
+                              uintptr_t *ret_after)
 {
     AST_WITH_LOCK(&c->lock);
     uintptr_t before = (uintptr_t)ast_map_get(&c->counts, principal);
@@ -40,8 +42,10 @@ static uintptr_t count_change(struct kernel_connections *c, struct ast_str princ
 static void gauge_add(int64_t delta)
 {
     ast_metric_gauge_add(ast_metric_cell(AST_METRIC_ACTIVE_CONNECTIONS, NULL, 0), delta);
-    ast_metric_add(ast_metric_cell(delta > 0 ? AST_METRIC_CONNECTIONS_OPENED : AST_METRIC_CONNECTIONS_CLOSED, NULL, 0),
-                   1);
+    ast_metric_add(
+        ast_metric_cell(delta > 0 ? AST_METRIC_CONNECTIONS_OPENED : AST_METRIC_CONNECTIONS_CLOSED,
+                        NULL, 0),
+        1);
 }
 
 void ast_kernel_client_opened(struct ast_kernel *k, struct ast_str principal)
@@ -88,7 +92,8 @@ struct roster_row {
 
 static int cmp_row(const void *a, const void *b)
 {
-    return ast_str_cmp(((const struct roster_row *)a)->principal, ((const struct roster_row *)b)->principal);
+    return ast_str_cmp(((const struct roster_row *)a)->principal,
+                       ((const struct roster_row *)b)->principal);
 }
 
 bool kernel_connections_json(struct kernel_connections *c, struct ast_jw *w)
@@ -106,7 +111,7 @@ bool kernel_connections_json(struct kernel_connections *c, struct ast_jw *w)
         return false;
     qsort(rows.v, rows.n, sizeof *rows.v, cmp_row);
     ast_jw_array(w);
-    ast_vec_each(&rows, row) {
+    ast_vec_each (&rows, row) {
         ast_jw_object(w);
         ast_jw_kv_u64(w, "count", row->count);
         ast_jw_kv_string(w, "principal", row->principal);

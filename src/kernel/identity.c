@@ -4,6 +4,7 @@
 #include "base/uuid.h"
 #include "kernel/kernel_priv.h"
 #include "store/kv.h"
+
 #include "base/banned.h"
 
 #define IDENTITY_NS AST_STR("system:identity")
@@ -14,14 +15,16 @@ struct root_user_op {
     char uuid[AST_UUID_TEXT], user_key[AST_UUID_TEXT + 8];
 };
 
-static enum ast_rc apply_root_user(struct ast_store_op *op, struct ast_store_txn *txn, struct ast_err *err)
+static enum ast_rc apply_root_user(struct ast_store_op *op, struct ast_store_txn *txn,
+                                   struct ast_err *err)
 {
     struct root_user_op *r = AST_CONTAINER_OF(op, struct root_user_op, op);
     struct ast_str link_key = AST_STR("link/cli/local"), existing;
 
     if (ast_store_txn_get(txn, IDENTITY_NS, link_key, &existing))
         return AST_OK;
-    enum ast_rc rc = ast_store_txn_put(txn, IDENTITY_NS, ast_str_c(r->user_key), ast_buf_view(&r->user), err);
+    enum ast_rc rc =
+        ast_store_txn_put(txn, IDENTITY_NS, ast_str_c(r->user_key), ast_buf_view(&r->user), err);
     if (!rc)
         rc = ast_store_txn_put(txn, IDENTITY_NS, link_key, ast_buf_view(&r->link), err);
     if (!rc)
@@ -31,7 +34,9 @@ static enum ast_rc apply_root_user(struct ast_store_op *op, struct ast_store_txn
 
 enum ast_rc kernel_identity_bootstrap(struct ast_store *store, struct ast_err *err)
 {
-    struct root_user_op r = { .op = { .apply = apply_root_user }, .user = AST_BUF_INIT(1024), .link = AST_BUF_INIT(1024) };
+    struct root_user_op r = { .op = { .apply = apply_root_user },
+                              .user = AST_BUF_INIT(1024),
+                              .link = AST_BUF_INIT(1024) };
     struct ast_uuid id = ast_uuid_v4();
     char stamp[AST_RFC3339_BYTES];
     struct ast_str now = ast_time_format(ast_wall_ns(), AST_TIME_Z, stamp);

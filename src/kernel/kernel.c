@@ -16,19 +16,21 @@
 #include "bus/metrics.h"
 #include "crypto/hash.h"
 #include "kernel/kernel_priv.h"
+
 #include "base/banned.h"
 
 #define SHUTDOWN_EVENT_WAIT_MS 500 /* spec 04 §3.3: handlers of kernel_shutdown get this long */
 
-void kernel_publish(struct ast_kernel *k, struct ast_str topic, enum ast_payload_kind kind, struct ast_str body,
-                    const struct ast_uuid *source, const char *origin)
+void kernel_publish(struct ast_kernel *k, struct ast_str topic, enum ast_payload_kind kind,
+                    struct ast_str body, const struct ast_uuid *source, const char *origin)
 {
     struct ast_msg_spec spec = { .topic = topic, .source_id = *source, .origin = origin };
     struct ast_msg *msg;
     struct ast_err err = AST_ERR_INIT;
 
     if (ast_msg_trusted(&spec, kind, body, &msg, &err))
-        ast_log_error(KERNEL_TARGET, "message on " AST_STR_FMT " is lost: %s", AST_STR_ARG(topic), err.msg);
+        ast_log_error(KERNEL_TARGET, "message on " AST_STR_FMT " is lost: %s", AST_STR_ARG(topic),
+                      err.msg);
     else
         ast_bus_publish(k->bus, msg);
 }
@@ -60,11 +62,14 @@ static enum ast_rc take_lock(struct ast_kernel *k, struct ast_err *err)
         return ast_fail_errno(err, AST_E_IO, errno, "make %s private", dir);
     k->lock_fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (k->lock_fd < 0)
-        return ast_fail_errno(err, ast_rc_from_errno(errno), errno, "Failed to open singleton lockfile %s", path);
+        return ast_fail_errno(err, ast_rc_from_errno(errno), errno,
+                              "Failed to open singleton lockfile %s", path);
     if (flock(k->lock_fd, LOCK_EX | LOCK_NB) == 0)
         return AST_OK;
     if (errno == EWOULDBLOCK)
-        return ast_fail(err, AST_E_BUSY, "Another kernel instance is already running (singleton lock held): %s", path);
+        return ast_fail(err, AST_E_BUSY,
+                        "Another kernel instance is already running (singleton lock held): %s",
+                        path);
     return ast_fail_errno(err, AST_E_IO, errno, "Failed to acquire singleton lock %s", path);
 }
 
@@ -118,24 +123,34 @@ static enum ast_rc open_engine(struct ast_kernel *k, unsigned workers, struct as
     if (!cache)
         return ast_fail(err, AST_E_NO_MEMORY, "engine");
     cache_key(k, key);
-    struct ast_engine_config cfg = { .host = ast_host_imports(), .cache_dir = cache, .cache_key = key };
+    struct ast_engine_config cfg = { .host = ast_host_imports(),
+                                     .cache_dir = cache,
+                                     .cache_key = key };
     enum ast_rc rc = ast_engine_new(&cfg, &k->engine, err);
     ast_wipe(key, sizeof key);
     return rc ? rc : ast_sched_new(k->engine, workers, &k->sched, err);
 }
 
-static enum ast_rc open_capsules(struct ast_kernel *k, const struct ast_kernel_config *cfg, struct ast_err *err)
+static enum ast_rc open_capsules(struct ast_kernel *k, const struct ast_kernel_config *cfg,
+                                 struct ast_err *err)
 {
-    k->host = (struct ast_host){ .home = k->home, .bus = k->bus, .store = k->store, .policy = k->policy,
-                                 .sched = k->sched };
+    k->host = (struct ast_host){
+        .home = k->home, .bus = k->bus, .store = k->store, .policy = k->policy, .sched = k->sched
+    };
     struct ast_capsules_config c = {
-        .host = &k->host, .engine = k->engine, .workspace = k->workspace, .session = k->session,
-        .pool_max = cfg->pool_max, .blocking_max = cfg->blocking_max, .io_max = cfg->io_max,
+        .host = &k->host,
+        .engine = k->engine,
+        .workspace = k->workspace,
+        .session = k->session,
+        .pool_max = cfg->pool_max,
+        .blocking_max = cfg->blocking_max,
+        .io_max = cfg->io_max,
     };
     return ast_capsules_new(&c, &k->capsules, err);
 }
 
-static enum ast_rc boot_steps(struct ast_kernel *k, const struct ast_kernel_config *cfg, struct ast_err *err)
+static enum ast_rc boot_steps(struct ast_kernel *k, const struct ast_kernel_config *cfg,
+                              struct ast_err *err)
 {
     enum ast_rc rc = take_lock(k, err);
     if (rc)
@@ -167,7 +182,8 @@ static enum ast_rc boot_steps(struct ast_kernel *k, const struct ast_kernel_conf
     return rc;
 }
 
-enum ast_rc ast_kernel_boot(const struct ast_kernel_config *cfg, struct ast_kernel **ret, struct ast_err *err)
+enum ast_rc ast_kernel_boot(const struct ast_kernel_config *cfg, struct ast_kernel **ret,
+                            struct ast_err *err)
 {
     struct ast_kernel *k = calloc(1, sizeof *k);
     if (!k)
@@ -241,14 +257,17 @@ enum ast_rc ast_kernel_ready(struct ast_kernel *k, struct ast_err *err)
 {
     AST_AUTO(ast_cfree) char *path = ast_home_path(k->home, AST_HOME_READY);
     AST_AUTO(ast_buf_done) struct ast_buf fields = AST_BUF_INIT(256);
-    AST_AUTO(ast_fs_close) int fd = path ? open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600) : -1;
+    AST_AUTO(ast_fs_close)
+    int fd = path ? open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600) : -1;
     char session[AST_UUID_TEXT];
 
     if (fd < 0)
-        return ast_fail_errno(err, AST_E_IO, errno, "Failed to write readiness file (daemon is useless without it)");
+        return ast_fail_errno(err, AST_E_IO, errno,
+                              "Failed to write readiness file (daemon is useless without it)");
     k->is_ready = true;
     ast_log_fields(AST_LOG_INFO, KERNEL_TARGET, "Kernel booted successfully",
-                   AST_F_STR("session", ast_uuid_format(&k->session, session)), AST_F_BOOL("ephemeral", k->ephemeral),
+                   AST_F_STR("session", ast_uuid_format(&k->session, session)),
+                   AST_F_BOOL("ephemeral", k->ephemeral),
                    AST_F_I64("boot_ms", (ast_mono_ns() - k->booted_ns) / AST_NS_PER_MS));
     ast_buf_add_lit(&fields, "\"version\":");
     ast_json_quote(ast_str_c(k->version), &fields);

@@ -25,7 +25,8 @@ struct ast_kernel_config {
 };
 
 AST_MUST_CHECK
-enum ast_rc ast_kernel_boot(const struct ast_kernel_config *cfg, struct ast_kernel **ret, struct ast_err *err);
+enum ast_rc ast_kernel_boot(const struct ast_kernel_config *cfg, struct ast_kernel **ret,
+                            struct ast_err *err);
 /* Load pass on the loader thread; done(arg) on the main loop. */
 void ast_kernel_load_capsules(struct ast_kernel *k, void (*done)(void *arg), void *arg);
 /* Writes run/system.ready, publishes kernel_started, logs "Kernel booted successfully". */
@@ -52,4 +53,5 @@ void ast_kernel_request(struct ast_kernel *k, struct ast_str caller, const struc
 /* Connection tracking (spec 01 §18.1): the doors tell; any thread. */
 void ast_kernel_client_opened(struct ast_kernel *k, struct ast_str principal);
 void ast_kernel_client_closed(struct ast_kernel *k, struct ast_str principal);
-void ast_kernel_socket_count(struct ast_kernel *k, int delta); /* authenticated sockets, for the idle decision */
+/* authenticated sockets, for the idle decision */
+void ast_kernel_socket_count(struct ast_kernel *k, int delta);

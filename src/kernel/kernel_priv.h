@@ -44,7 +44,8 @@ struct kernel_connections {
 void kernel_connections_init(struct kernel_connections *c);
 void kernel_connections_done(struct kernel_connections *c);
 uint64_t kernel_connections_total(struct kernel_connections *c);
-bool kernel_connections_idle(struct kernel_connections *c); /* nobody counted, no authenticated socket */
+bool kernel_connections_idle(
+    struct kernel_connections *c); /* nobody counted, no authenticated socket */
 /* Appends [{"principal":..,"count":..},...] in ascending order; false when there is none (nothing appended). */
 bool kernel_connections_json(struct kernel_connections *c, struct ast_jw *w);
 
@@ -56,19 +57,21 @@ struct kernel_limits {
 };
 void kernel_limits_init(struct kernel_limits *l);
 void kernel_limits_done(struct kernel_limits *l);
-bool kernel_limits_admit(struct kernel_limits *l, struct ast_str method, struct ast_str caller, unsigned max,
-                         int64_t now_ns);
+bool kernel_limits_admit(struct kernel_limits *l, struct ast_str method, struct ast_str caller,
+                         unsigned max, int64_t now_ns);
 
 /* ---- timers ---- */
 
 struct kernel_monitors;
-enum ast_rc kernel_monitors_start(struct ast_kernel *k, struct kernel_monitors **ret, struct ast_err *err);
+enum ast_rc kernel_monitors_start(struct ast_kernel *k, struct kernel_monitors **ret,
+                                  struct ast_err *err);
 void kernel_monitors_stop(struct kernel_monitors *m);
 
 /* ---- routers: requests that arrive on the bus ---- */
 
 struct kernel_router;
-enum ast_rc kernel_router_start(struct ast_kernel *k, struct kernel_router **ret, struct ast_err *err);
+enum ast_rc kernel_router_start(struct ast_kernel *k, struct kernel_router **ret,
+                                struct ast_err *err);
 void kernel_router_stop(struct kernel_router *r);
 
 /* ---- boot pieces ---- */
@@ -77,8 +80,8 @@ void kernel_router_stop(struct kernel_router *r);
 enum ast_rc kernel_identity_bootstrap(struct ast_store *store, struct ast_err *err);
 
 /* Publishes guest bytes on a topic as the kernel; a failure is logged. */
-void kernel_publish(struct ast_kernel *k, struct ast_str topic, enum ast_payload_kind kind, struct ast_str body,
-                    const struct ast_uuid *source, const char *origin);
+void kernel_publish(struct ast_kernel *k, struct ast_str topic, enum ast_payload_kind kind,
+                    struct ast_str body, const struct ast_uuid *source, const char *origin);
 
 struct ast_kernel {
     const struct ast_home *home;
@@ -86,10 +89,10 @@ struct ast_kernel {
     struct ast_uuid session;
     bool ephemeral;
     const char *version;
-    char *workspace;           /* owned; NULL: none */
+    char *workspace; /* owned; NULL: none */
     int64_t booted_ns;
-    int lock_fd;               /* run/system.lock, held until exit */
-    bool has_token, is_ready;  /* main thread: which runtime files are ours */
+    int lock_fd;              /* run/system.lock, held until exit */
+    bool has_token, is_ready; /* main thread: which runtime files are ours */
     struct ast_key runtime_key;
     struct ast_session_token token;
     struct ast_store *store;
@@ -106,7 +109,7 @@ struct ast_kernel {
     struct kernel_router *router;
     void (*on_stop)(void *arg, const char *reason); /* main loop */
     void *on_stop_arg;
-    char *stop_reason;         /* main loop, owned: why we were asked to stop; NULL: not yet */
+    char *stop_reason; /* main loop, owned: why we were asked to stop; NULL: not yet */
 };
 
 /* Asks the daemon to stop, from any thread; the first reason counts. Copied. */

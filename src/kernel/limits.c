@@ -4,10 +4,11 @@
 
 #include "base/time.h"
 #include "kernel/kernel_priv.h"
+
 #include "base/banned.h"
 
-#define LIMIT_WINDOW_NS (60 * AST_NS_PER_SEC)
-#define LIMIT_MAX 16u        /* no method allows more in a window */
+#define LIMIT_WINDOW_NS   (60 * AST_NS_PER_SEC)
+#define LIMIT_MAX         16u /* no method allows more in a window */
 #define LIMIT_MAX_WINDOWS 4096u
 
 struct limit_window {
@@ -60,8 +61,8 @@ static struct limit_window *window_get(struct kernel_limits *l, struct ast_str k
     return w;
 }
 
-bool kernel_limits_admit(struct kernel_limits *l, struct ast_str method, struct ast_str caller, unsigned max,
-                         int64_t now_ns)
+bool kernel_limits_admit(struct kernel_limits *l, struct ast_str method, struct ast_str caller,
+                         unsigned max, int64_t now_ns)
 {
     AST_AUTO(ast_buf_done) struct ast_buf key = AST_BUF_INIT(256);
 

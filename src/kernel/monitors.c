@@ -8,19 +8,20 @@
 #include "bus/event.h"
 #include "bus/metrics.h"
 #include "kernel/kernel_priv.h"
+
 #include "base/banned.h"
 
-#define WATCHDOG_MS 5000u
-#define HEALTH_MS 10000u
-#define BUS_MONITOR_MS 5000u
-#define STORM_EVENTS_PER_SEC 100.0
-#define STORM_TOPICS 5u
-#define BUS_MONITOR_MAX_KEYS 10000u
-#define IDLE_FIRST_MS 5000u
+#define WATCHDOG_MS              5000u
+#define HEALTH_MS                10000u
+#define BUS_MONITOR_MS           5000u
+#define STORM_EVENTS_PER_SEC     100.0
+#define STORM_TOPICS             5u
+#define BUS_MONITOR_MAX_KEYS     10000u
+#define IDLE_FIRST_MS            5000u
 #define IDLE_PERSISTENT_EXTRA_MS 25000u
-#define IDLE_EPHEMERAL_CHECK_MS 1000u
+#define IDLE_EPHEMERAL_CHECK_MS  1000u
 #define IDLE_PERSISTENT_CHECK_MS 15000u
-#define IDLE_DEFAULT_SECS 30u
+#define IDLE_DEFAULT_SECS        30u
 
 /* Counts of one window. Owner: any publishing thread, under `lock`. */
 struct bus_counts {
@@ -36,7 +37,7 @@ struct kernel_monitors {
     struct ast_timer *watchdog, *health, *bus, *idle;
     struct ast_tap *tap;
     struct bus_counts counts;
-    bool probing;              /* a probe is queued or running on the loader */
+    bool probing; /* a probe is queued or running on the loader */
     bool idle_enabled;
     int64_t idle_timeout_ns, idle_since_ns;
 };
@@ -56,7 +57,8 @@ static void on_watchdog(void *arg)
     struct ast_uuid source = ast_uuid_v4();
 
     ast_buf_addf(&body, "{\"timestamp_ms\":%lld}", (long long)(ast_wall_ns() / AST_NS_PER_MS));
-    kernel_publish(m->k, AST_STR("astrid.v1.watchdog.tick"), AST_PAYLOAD_CUSTOM, ast_buf_view(&body), &source, "kernel");
+    kernel_publish(m->k, AST_STR("astrid.v1.watchdog.tick"), AST_PAYLOAD_CUSTOM,
+                   ast_buf_view(&body), &source, "kernel");
     tick("react_watchdog");
 }
 
@@ -109,7 +111,8 @@ static void on_idle(void *arg)
     int64_t now = ast_mono_ns();
 
     tick("idle");
-    if (!kernel_connections_idle(&m->k->connections) || ast_capsules_have_uplink_tables(m->k->capsules)) {
+    if (!kernel_connections_idle(&m->k->connections) ||
+        ast_capsules_have_uplink_tables(m->k->capsules)) {
         m->idle_since_ns = now;
         return;
     }
@@ -124,7 +127,8 @@ static void idle_configure(struct kernel_monitors *m)
 {
     const char *text = getenv("ASTRID_IDLE_TIMEOUT_SECS");
     uint64_t secs = 0;
-    bool given = text && ast_str_to_u64(ast_str_c(text), &secs) && secs <= INT64_MAX / AST_NS_PER_SEC;
+    bool given =
+        text && ast_str_to_u64(ast_str_c(text), &secs) && secs <= INT64_MAX / AST_NS_PER_SEC;
 
     m->idle_enabled = m->k->ephemeral || given;
     m->idle_timeout_ns = (int64_t)(given ? secs : IDLE_DEFAULT_SECS) * AST_NS_PER_SEC;
@@ -139,7 +143,8 @@ static void on_event(void *arg, struct ast_msg *msg)
 
     c->total++;
     uintptr_t n = (uintptr_t)ast_map_get(&c->keys, msg->topic);
-    if ((n == 0 && c->keys.n >= BUS_MONITOR_MAX_KEYS) || !ast_map_set(&c->keys, msg->topic, (void *)(n + 1), NULL))
+    if ((n == 0 && c->keys.n >= BUS_MONITOR_MAX_KEYS) ||
+        !ast_map_set(&c->keys, msg->topic, (void *)(n + 1), NULL))
         c->other++;
 }
 
@@ -177,13 +182,15 @@ static void report_storm(struct ast_map *keys, uint64_t other, uint64_t total, d
     if (hot.n)
         qsort(hot.v, hot.n, sizeof *hot.v, cmp_hot);
     for (size_t i = 0; i < hot.n && i < STORM_TOPICS; i++)
-        ast_buf_addf(&text, "%s%s=%llu", i ? ", " : "", hot.v[i].topic, (unsigned long long)hot.v[i].count);
-    ast_log_fields(AST_LOG_WARN, KERNEL_TARGET,
-                   "Event bus storm detected \xe2\x80\x94 sustained high publish rate (likely a feedback loop); hottest "
-                   "topics listed by volume",
-                   AST_F_F64("events_per_sec", rate), AST_F_U64("window_total", total),
-                   AST_F_STR("top_topics", ast_buf_view(&text)));
-    ast_vec_each(&hot, h)
+        ast_buf_addf(&text, "%s%s=%llu", i ? ", " : "", hot.v[i].topic,
+                     (unsigned long long)hot.v[i].count);
+    ast_log_fields(
+        AST_LOG_WARN, KERNEL_TARGET,
+        "Event bus storm detected \xe2\x80\x94 sustained high publish rate (likely a feedback loop); hottest "
+        "topics listed by volume",
+        AST_F_F64("events_per_sec", rate), AST_F_U64("window_total", total),
+        AST_F_STR("top_topics", ast_buf_view(&text)));
+    ast_vec_each (&hot, h)
         free(h->topic);
     ast_vec_done(&hot);
 }
@@ -211,13 +218,15 @@ static void on_bus_window(void *arg)
     if (rate >= STORM_EVENTS_PER_SEC)
         report_storm(&keys, other, total, rate);
     else if (total)
-        ast_log_debug(KERNEL_TARGET, "Event bus activity window_total=%llu", (unsigned long long)total);
+        ast_log_debug(KERNEL_TARGET, "Event bus activity window_total=%llu",
+                      (unsigned long long)total);
     ast_map_done(&keys);
 }
 
 /* ---- life ---- */
 
-enum ast_rc kernel_monitors_start(struct ast_kernel *k, struct kernel_monitors **ret, struct ast_err *err)
+enum ast_rc kernel_monitors_start(struct ast_kernel *k, struct kernel_monitors **ret,
+                                  struct ast_err *err)
 {
     struct kernel_monitors *m = calloc(1, sizeof *m);
     if (!m)
@@ -231,7 +240,9 @@ enum ast_rc kernel_monitors_start(struct ast_kernel *k, struct kernel_monitors *
     m->health = ast_timer_new(k->loop, on_health, m);
     m->bus = ast_timer_new(k->loop, on_bus_window, m);
     m->idle = ast_timer_new(k->loop, on_idle, m);
-    enum ast_rc rc = m->watchdog && m->health && m->bus && m->idle ? AST_OK : ast_fail(err, AST_E_NO_MEMORY, "monitors");
+    enum ast_rc rc = m->watchdog && m->health && m->bus && m->idle
+                         ? AST_OK
+                         : ast_fail(err, AST_E_NO_MEMORY, "monitors");
     if (!rc)
         rc = ast_tap_open(k->bus, "bus_monitor", AST_STR_NONE, on_event, &m->counts, &m->tap, err);
     if (rc) {
@@ -242,7 +253,8 @@ enum ast_rc kernel_monitors_start(struct ast_kernel *k, struct kernel_monitors *
     ast_timer_start(m->health, HEALTH_MS, HEALTH_MS);
     ast_timer_start(m->bus, BUS_MONITOR_MS, BUS_MONITOR_MS);
     if (m->idle_enabled)
-        ast_timer_start(m->idle, k->ephemeral ? IDLE_FIRST_MS : IDLE_FIRST_MS + IDLE_PERSISTENT_EXTRA_MS,
+        ast_timer_start(m->idle,
+                        k->ephemeral ? IDLE_FIRST_MS : IDLE_FIRST_MS + IDLE_PERSISTENT_EXTRA_MS,
                         k->ephemeral ? IDLE_EPHEMERAL_CHECK_MS : IDLE_PERSISTENT_CHECK_MS);
     *ret = m;
     return AST_OK;

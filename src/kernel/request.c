@@ -8,6 +8,7 @@
 #include "base/time.h"
 #include "capsule/install.h"
 #include "kernel/kernel_priv.h"
+
 #include "base/banned.h"
 
 #define REPLY_MAX (8u * 1024 * 1024)
@@ -23,7 +24,7 @@ struct request {
     struct ast_kernel *k;
     const struct request_row *row;
     struct ast_principal caller;
-    char *source;    /* InstallCapsule: what to install. Shutdown: the reason. Owned */
+    char *source; /* InstallCapsule: what to install. Shutdown: the reason. Owned */
     bool workspace;
     struct ast_buf out;
     void (*done)(void *arg, struct ast_str response_json);
@@ -35,7 +36,8 @@ struct request_row {
     struct ast_str cap, alternative; /* either form will do; alternative may be empty */
     unsigned per_minute;             /* 0: unlimited */
     bool blocks;                     /* runs on the loader thread */
-    enum ast_rc (*read)(struct request *r, const struct ast_json *params, struct ast_err *err); /* NULL: no parameters */
+    enum ast_rc (*read)(struct request *r, const struct ast_json *params,
+                        struct ast_err *err); /* NULL: no parameters */
     void (*run)(struct request *r);
 };
 
@@ -115,7 +117,8 @@ static bool write_commands(void *arg, const struct ast_capsule_row *row)
     for (size_t i = 0; i < row->manifest->command_count; i++) {
         const struct ast_manifest_command *c = &row->manifest->commands[i];
         ast_jw_object(w);
-        ast_jw_kv_string(w, "description", c->has_description ? c->description : AST_STR("No description"));
+        ast_jw_kv_string(w, "description",
+                         c->has_description ? c->description : AST_STR("No description"));
         ast_jw_kv_string(w, "name", c->name);
         ast_jw_kv_string(w, "provider_capsule", row->id);
         ast_jw_end(w);
@@ -183,7 +186,8 @@ static void run_status(struct request *r)
 
 /* ---- changes ---- */
 
-static enum ast_rc read_approve(struct request *r, const struct ast_json *params, struct ast_err *err)
+static enum ast_rc read_approve(struct request *r, const struct ast_json *params,
+                                struct ast_err *err)
 {
     struct ast_str text;
     if (!ast_json_string(ast_json_member(params, "request_id"), &text) ||
@@ -206,7 +210,8 @@ static void run_reload(struct request *r)
         answer_word(r, AST_STR("reloaded"));
 }
 
-static enum ast_rc read_install(struct request *r, const struct ast_json *params, struct ast_err *err)
+static enum ast_rc read_install(struct request *r, const struct ast_json *params,
+                                struct ast_err *err)
 {
     struct ast_str source;
 
@@ -235,9 +240,10 @@ static enum ast_rc check_source(struct request *r, const char **ret, struct ast_
     struct ast_str source = ast_str_c(r->source), file = AST_STR("file://");
 
     if (r->workspace)
-        return ast_fail(err, AST_E_UNSUPPORTED,
-                        "workspace installs are CLI-only \xe2\x80\x94 the daemon has no meaningful CWD; use a system "
-                        "install (drop the --workspace flag) instead");
+        return ast_fail(
+            err, AST_E_UNSUPPORTED,
+            "workspace installs are CLI-only \xe2\x80\x94 the daemon has no meaningful CWD; use a system "
+            "install (drop the --workspace flag) instead");
     if (is_remote(source))
         return ast_fail(err, AST_E_UNSUPPORTED,
                         "kernel-side install accepts only local paths; resolve '" AST_STR_FMT
@@ -248,9 +254,12 @@ static enum ast_rc check_source(struct request *r, const char **ret, struct ast_
     if (!ast_fs_exists(source.p))
         return ast_fail(err, AST_E_NOT_FOUND, "source path does not exist: %s", source.p);
     if (!ast_fs_is_dir(source.p) &&
-        !(source.n >= 8 && ast_str_eq_nocase(ast_str_from(source, source.n - 8), AST_STR(".capsule"))))
-        return ast_fail(err, AST_E_INVALID,
-                        "source must be a directory containing Capsule.toml or a *.capsule archive: %s", source.p);
+        !(source.n >= 8 &&
+          ast_str_eq_nocase(ast_str_from(source, source.n - 8), AST_STR(".capsule"))))
+        return ast_fail(
+            err, AST_E_INVALID,
+            "source must be a directory containing Capsule.toml or a *.capsule archive: %s",
+            source.p);
     *ret = source.p;
     return AST_OK;
 }
@@ -280,7 +289,8 @@ static void run_install(struct request *r)
     answer_end(&w, AST_STR("Success"));
 }
 
-static enum ast_rc read_shutdown(struct request *r, const struct ast_json *params, struct ast_err *err)
+static enum ast_rc read_shutdown(struct request *r, const struct ast_json *params,
+                                 struct ast_err *err)
 {
     struct ast_str reason = ast_json_str_or(params, AST_STR("reason"), AST_STR("requested"));
     r->source = ast_str_dup(ast_str_first(reason, 256));
@@ -294,22 +304,28 @@ static void run_shutdown(struct request *r)
 }
 
 static const struct request_row rows[] = {
-#define S(lit) { lit, sizeof(lit) - 1 }
+#define S(lit)                                                                                     \
+    {                                                                                              \
+        lit, sizeof(lit) - 1                                                                       \
+    }
     /* method                  capability                    either form      /min  blocks read          run */
-    { S("GetStatus"),          S("system:status"),           S(""),              0, false, NULL,         run_status },
-    { S("ListCapsules"),       S("self:capsule:list"),       S("capsule:list"),  0, false, NULL,         run_list },
-    { S("GetCommands"),        S("self:capsule:list"),       S("capsule:list"),  0, false, NULL,         run_commands },
-    { S("GetCapsuleMetadata"), S("self:capsule:list"),       S("capsule:list"),  0, false, NULL,         run_metadata },
-    { S("ReloadCapsules"),     S("self:capsule:reload"),     S("capsule:reload"), 5, true, NULL,         run_reload },
+    { S("GetStatus"), S("system:status"), S(""), 0, false, NULL, run_status },
+    { S("ListCapsules"), S("self:capsule:list"), S("capsule:list"), 0, false, NULL, run_list },
+    { S("GetCommands"), S("self:capsule:list"), S("capsule:list"), 0, false, NULL, run_commands },
+    { S("GetCapsuleMetadata"), S("self:capsule:list"), S("capsule:list"), 0, false, NULL,
+      run_metadata },
+    { S("ReloadCapsules"), S("self:capsule:reload"), S("capsule:reload"), 5, true, NULL,
+      run_reload },
     /* A host-wide install needs the global form (spec README §5 gap 15). */
-    { S("InstallCapsule"),     S("capsule:install"),         S(""),             10, true,  read_install, run_install },
-    { S("ApproveCapability"),  S("self:approval:respond"),   S(""),             10, false, read_approve, run_approve },
-    { S("Shutdown"),           S("system:shutdown"),         S(""),              1, false, read_shutdown, run_shutdown },
+    { S("InstallCapsule"), S("capsule:install"), S(""), 10, true, read_install, run_install },
+    { S("ApproveCapability"), S("self:approval:respond"), S(""), 10, false, read_approve,
+      run_approve },
+    { S("Shutdown"), S("system:shutdown"), S(""), 1, false, read_shutdown, run_shutdown },
 #undef S
 };
 
-static enum ast_rc authorise(struct ast_kernel *k, struct ast_str caller, const struct request_row *row,
-                             struct ast_err *err)
+static enum ast_rc authorise(struct ast_kernel *k, struct ast_str caller,
+                             const struct request_row *row, struct ast_err *err)
 {
     if (row->alternative.n && ast_policy_holds(k->policy, caller, row->alternative))
         return AST_OK;
@@ -330,11 +346,13 @@ static enum ast_rc admit(struct request *r, const struct ast_json *params, struc
     const struct request_row *row = r->row;
     struct ast_str caller = ast_principal_str(&r->caller);
 
-    if (row->per_minute && !kernel_limits_admit(&r->k->limits, row->method, caller, row->per_minute, ast_mono_ns())) {
+    if (row->per_minute &&
+        !kernel_limits_admit(&r->k->limits, row->method, caller, row->per_minute, ast_mono_ns())) {
         ast_log_fields(AST_LOG_WARN, KERNEL_TARGET, "kernel request rate limited", AST_F_SECURITY,
                        AST_F_STR("principal", caller), AST_F_STR("method", row->method));
-        return ast_fail(err, AST_E_RATE_LIMITED, "Rate limited: max %u " AST_STR_FMT " requests per minute",
-                        row->per_minute, AST_STR_ARG(row->method));
+        return ast_fail(err, AST_E_RATE_LIMITED,
+                        "Rate limited: max %u " AST_STR_FMT " requests per minute", row->per_minute,
+                        AST_STR_ARG(row->method));
     }
     enum ast_rc rc = authorise(r->k, caller, row, err);
     if (!rc && row->read)
@@ -372,11 +390,13 @@ void ast_kernel_request(struct ast_kernel *k, struct ast_str caller, const struc
         if (ast_str_eq(rows[i].method, method))
             r.row = &rows[i];
     if (!rc && !r.row)
-        rc = ast_fail(&err, AST_E_NOT_FOUND, "unknown method '" AST_STR_FMT "'", AST_STR_ARG(ast_str_first(method, 64)));
+        rc = ast_fail(&err, AST_E_NOT_FOUND, "unknown method '" AST_STR_FMT "'",
+                      AST_STR_ARG(ast_str_first(method, 64)));
     if (!rc)
         rc = admit(&r, ast_json_member(request, "params"), &err);
-    ast_log_debug("astrid.audit.request", "method=" AST_STR_FMT " caller=" AST_STR_FMT " outcome=%s",
-                  AST_STR_ARG(ast_str_first(method, 64)), AST_STR_ARG(caller), rc ? err.msg : "admitted");
+    ast_log_debug(
+        "astrid.audit.request", "method=" AST_STR_FMT " caller=" AST_STR_FMT " outcome=%s",
+        AST_STR_ARG(ast_str_first(method, 64)), AST_STR_ARG(caller), rc ? err.msg : "admitted");
     if (rc) {
         answer_error(&r, ast_str_c(err.msg));
         request_finish(&r);

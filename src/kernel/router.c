@@ -4,13 +4,14 @@
 
 #include "base/log.h"
 #include "kernel/kernel_priv.h"
+
 #include "base/banned.h"
 
-#define REQUEST_PREFIX AST_STR("astrid.v1.request.")
-#define RESPONSE_PREFIX AST_STR("astrid.v1.response.")
-#define ADMIN_PREFIX AST_STR("astrid.v1.admin.")
+#define REQUEST_PREFIX        AST_STR("astrid.v1.request.")
+#define RESPONSE_PREFIX       AST_STR("astrid.v1.response.")
+#define ADMIN_PREFIX          AST_STR("astrid.v1.admin.")
 #define ADMIN_RESPONSE_PREFIX AST_STR("astrid.v1.admin.response.")
-#define MCP_PREFIX AST_STR("astrid.v1.request.mcp.")
+#define MCP_PREFIX            AST_STR("astrid.v1.request.mcp.")
 
 /* Owner: made and freed by the boot thread; read only in between. */
 struct kernel_router {
@@ -43,8 +44,9 @@ static bool caller_of(const struct ast_msg *msg, struct ast_str *ret)
     *ret = msg->principal.n ? msg->principal : AST_PRINCIPAL_DEFAULT;
     if (ast_principal_valid(*ret))
         return true;
-    ast_log_fields(AST_LOG_WARN, KERNEL_TARGET, "kernel request with a malformed principal refused", AST_F_SECURITY,
-                   AST_F_STR("principal", ast_str_first(msg->principal, 80)), AST_F_STR("topic", msg->topic));
+    ast_log_fields(AST_LOG_WARN, KERNEL_TARGET, "kernel request with a malformed principal refused",
+                   AST_F_SECURITY, AST_F_STR("principal", ast_str_first(msg->principal, 80)),
+                   AST_F_STR("topic", msg->topic));
     return false;
 }
 
@@ -55,16 +57,19 @@ static void on_request(void *arg, struct ast_msg *msg)
     struct ast_err err = AST_ERR_INIT;
     struct ast_str caller, method;
 
-    if (msg->kind != AST_PAYLOAD_RAW_JSON || ast_str_starts(msg->topic, MCP_PREFIX) || !caller_of(msg, &caller))
+    if (msg->kind != AST_PAYLOAD_RAW_JSON || ast_str_starts(msg->topic, MCP_PREFIX) ||
+        !caller_of(msg, &caller))
         return;
     if (ast_json_parse(msg->body, &doc, &err) ||
         !ast_json_string(ast_json_member(ast_json_root(doc), "method"), &method)) {
-        ast_log_warn(KERNEL_TARGET, "Failed to parse KernelRequest from IPC on " AST_STR_FMT, AST_STR_ARG(msg->topic));
+        ast_log_warn(KERNEL_TARGET, "Failed to parse KernelRequest from IPC on " AST_STR_FMT,
+                     AST_STR_ARG(msg->topic));
         return;
     }
     struct pending *p = calloc(1, sizeof *p);
     if (!p) {
-        ast_log_error(KERNEL_TARGET, "out of memory: request on " AST_STR_FMT " is not answered", AST_STR_ARG(msg->topic));
+        ast_log_error(KERNEL_TARGET, "out of memory: request on " AST_STR_FMT " is not answered",
+                      AST_STR_ARG(msg->topic));
         return;
     }
     p->k = r->k;
@@ -97,20 +102,24 @@ static void on_admin(void *arg, struct ast_msg *msg)
     ast_buf_add(&topic, ast_str_from(msg->topic, ADMIN_PREFIX.n));
     if (out.fail || topic.fail)
         return; /* an absurdly long topic or id: nobody waits for it */
-    ast_log_warn(KERNEL_TARGET, "admin request on " AST_STR_FMT " refused: not available in this build",
+    ast_log_warn(KERNEL_TARGET,
+                 "admin request on " AST_STR_FMT " refused: not available in this build",
                  AST_STR_ARG(msg->topic));
     reply(r->k, ast_buf_view(&topic), ast_buf_view(&out));
 }
 
-enum ast_rc kernel_router_start(struct ast_kernel *k, struct kernel_router **ret, struct ast_err *err)
+enum ast_rc kernel_router_start(struct ast_kernel *k, struct kernel_router **ret,
+                                struct ast_err *err)
 {
     struct kernel_router *r = calloc(1, sizeof *r);
     if (!r)
         return ast_fail(err, AST_E_NO_MEMORY, "kernel router");
     r->k = k;
-    enum ast_rc rc = ast_tap_open(k->bus, "kernel_router", AST_STR("astrid.v1.request.*"), on_request, r, &r->requests, err);
+    enum ast_rc rc = ast_tap_open(k->bus, "kernel_router", AST_STR("astrid.v1.request.*"),
+                                  on_request, r, &r->requests, err);
     if (!rc)
-        rc = ast_tap_open(k->bus, "admin_router", AST_STR("astrid.v1.admin.*"), on_admin, r, &r->admin, err);
+        rc = ast_tap_open(k->bus, "admin_router", AST_STR("astrid.v1.admin.*"), on_admin, r,
+                          &r->admin, err);
     if (rc)
         kernel_router_stop(r);
     else

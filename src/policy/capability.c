@@ -5,7 +5,8 @@
 
 static bool segment_byte_ok(char c)
 {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' || c == '_';
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
+           c == '_';
 }
 
 /* The whole character that starts at p, for a message. */
@@ -20,8 +21,9 @@ static struct ast_str character_at(const char *p, const char *end)
 static enum ast_rc check_segment(struct ast_str seg, struct ast_err *err)
 {
     if (seg.n == 0)
-        return ast_fail(err, AST_E_INVALID,
-                        "capability contains an empty segment (leading, trailing, or consecutive ':')");
+        return ast_fail(
+            err, AST_E_INVALID,
+            "capability contains an empty segment (leading, trailing, or consecutive ':')");
     if (ast_str_is(seg, "*"))
         return AST_OK;
     if (ast_str_find_byte(seg, '*') != AST_STR_NPOS)
@@ -34,7 +36,8 @@ static enum ast_rc check_segment(struct ast_str seg, struct ast_err *err)
             continue;
         struct ast_str c = character_at(seg.p + i, seg.p + seg.n);
         return ast_fail(err, AST_E_INVALID,
-                        "capability segment \"" AST_STR_FMT "\" contains invalid character '" AST_STR_FMT
+                        "capability segment \"" AST_STR_FMT
+                        "\" contains invalid character '" AST_STR_FMT
                         "' (allowed: a-z, A-Z, 0-9, -, _, or literal '*')",
                         AST_STR_ARG(seg), AST_STR_ARG(c));
     }
@@ -48,7 +51,8 @@ enum ast_rc ast_cap_check(struct ast_str cap, struct ast_err *err)
     if (cap.n > AST_CAP_MAX_BYTES)
         return ast_fail(err, AST_E_INVALID, "capability exceeds %u bytes", AST_CAP_MAX_BYTES);
     if (ast_str_find(cap, AST_STR("**")) != AST_STR_NPOS)
-        return ast_fail(err, AST_E_INVALID, "capability may not contain '**' (double glob is reserved)");
+        return ast_fail(err, AST_E_INVALID,
+                        "capability may not contain '**' (double glob is reserved)");
 
     struct ast_str rest = cap, seg;
     bool more = true;

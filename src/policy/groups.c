@@ -6,6 +6,7 @@
 #include "base/toml.h"
 #include "policy/capability.h"
 #include "policy/policy_priv.h"
+
 #include "base/banned.h"
 
 static const struct {
@@ -28,14 +29,14 @@ static void group_done(struct policy_group *g)
 
 void policy_groups_done(struct policy_groups *g)
 {
-    ast_vec_each(&g->v, group)
+    ast_vec_each (&g->v, group)
         group_done(group);
     ast_vec_done(&g->v);
 }
 
 const struct policy_group *policy_groups_find(const struct policy_groups *g, struct ast_str name)
 {
-    ast_vec_each(&g->v, group)
+    ast_vec_each (&g->v, group)
         if (ast_str_eq(group->name, name))
             return group;
     return NULL;
@@ -78,24 +79,29 @@ static enum ast_rc check_capabilities(const struct policy_group *g, struct ast_e
         struct ast_str c = g->capabilities.v[i];
         enum ast_rc rc = ast_cap_check(c, err);
         if (rc)
-            return ast_wrap(err, rc, "groups config: group %s capability %s rejected", name, policy_quote(c, cap));
+            return ast_wrap(err, rc, "groups config: group %s capability %s rejected", name,
+                            policy_quote(c, cap));
         if (ast_str_is(c, "*") && !g->unsafe_admin)
-            return ast_fail(err, AST_E_INVALID,
-                            "groups config: custom group %s grants '*' (universal admin); set `unsafe_admin = "
-                            "true` to confirm this elevation",
-                            name);
+            return ast_fail(
+                err, AST_E_INVALID,
+                "groups config: custom group %s grants '*' (universal admin); set `unsafe_admin = "
+                "true` to confirm this elevation",
+                name);
         if (is_universal(c) && !g->unsafe_admin)
-            ast_log_fields(AST_LOG_WARN, "astrid.policy",
-                           "group holds universal administration without unsafe_admin; it still loads", AST_F_SECURITY,
-                           AST_F_STR("group", g->name), AST_F_STR("capability", c));
+            ast_log_fields(
+                AST_LOG_WARN, "astrid.policy",
+                "group holds universal administration without unsafe_admin; it still loads",
+                AST_F_SECURITY, AST_F_STR("group", g->name), AST_F_STR("capability", c));
     }
     return AST_OK;
 }
 
-static enum ast_rc read_group(struct ast_str name, const struct ast_json *table, struct policy_group *ret,
-                              struct ast_err *err)
+static enum ast_rc read_group(struct ast_str name, const struct ast_json *table,
+                              struct policy_group *ret, struct ast_err *err)
 {
-    static const struct ast_str known[] = { { "capabilities", 12 }, { "description", 11 }, { "unsafe_admin", 12 } };
+    static const struct ast_str known[] = { { "capabilities", 12 },
+                                            { "description", 11 },
+                                            { "unsafe_admin", 12 } };
     const struct ast_json *v;
     struct ast_str text;
 
@@ -103,10 +109,12 @@ static enum ast_rc read_group(struct ast_str name, const struct ast_json *table,
     if (!ret->name.p)
         return ast_fail(err, AST_E_NO_MEMORY, "group");
     if (ast_json_type(table) != AST_JSON_OBJECT)
-        return ast_fail(err, AST_E_INVALID, "groups." AST_STR_FMT ": expected a table", AST_STR_ARG(name));
+        return ast_fail(err, AST_E_INVALID, "groups." AST_STR_FMT ": expected a table",
+                        AST_STR_ARG(name));
     enum ast_rc rc = policy_known_keys(table, known, AST_ARRAY_LEN(known), err);
     if (!rc)
-        rc = policy_strings_read(ast_json_member(table, "capabilities"), "capabilities", &ret->capabilities, err);
+        rc = policy_strings_read(ast_json_member(table, "capabilities"), "capabilities",
+                                 &ret->capabilities, err);
     if (!rc && (v = ast_json_member(table, "description"))) {
         if (!ast_json_string(v, &text))
             return ast_fail(err, AST_E_INVALID, "description: expected a string");
@@ -115,12 +123,14 @@ static enum ast_rc read_group(struct ast_str name, const struct ast_json *table,
         if (!ret->description.p)
             return ast_fail(err, AST_E_NO_MEMORY, "group");
     }
-    if (!rc && (v = ast_json_member(table, "unsafe_admin")) && !ast_json_bool(v, &ret->unsafe_admin))
+    if (!rc && (v = ast_json_member(table, "unsafe_admin")) &&
+        !ast_json_bool(v, &ret->unsafe_admin))
         return ast_fail(err, AST_E_INVALID, "unsafe_admin: expected true or false");
     return rc;
 }
 
-static enum ast_rc add_custom(const struct ast_json *groups, struct policy_groups *ret, struct ast_err *err)
+static enum ast_rc add_custom(const struct ast_json *groups, struct policy_groups *ret,
+                              struct ast_err *err)
 {
     struct ast_json_iter it = AST_JSON_ITER(groups);
     const struct ast_json *table;
@@ -138,8 +148,8 @@ static enum ast_rc add_custom(const struct ast_json *groups, struct policy_group
             return ast_fail(err, AST_E_NO_MEMORY, "groups");
         }
         if (!ast_principal_valid(name))
-            ast_log_fields(AST_LOG_WARN, "astrid.policy", "group name can never be joined by a profile",
-                           AST_F_STR("group", name));
+            ast_log_fields(AST_LOG_WARN, "astrid.policy",
+                           "group name can never be joined by a profile", AST_F_STR("group", name));
     }
     return AST_OK;
 }
@@ -149,12 +159,13 @@ static enum ast_rc check_custom(const struct policy_groups *g, struct ast_err *e
 {
     char quoted[POLICY_QUOTE_BYTES];
 
-    ast_vec_each(&g->v, group)
+    ast_vec_each (&g->v, group)
         for (size_t i = 0; !group->builtin && i < AST_ARRAY_LEN(builtin_groups); i++)
             if (ast_str_eq(group->name, ast_str_c(builtin_groups[i].name)))
-                return ast_fail(err, AST_E_INVALID, "built-in group %s may not be redefined in groups.toml",
+                return ast_fail(err, AST_E_INVALID,
+                                "built-in group %s may not be redefined in groups.toml",
                                 policy_quote(group->name, quoted));
-    ast_vec_each(&g->v, group) {
+    ast_vec_each (&g->v, group) {
         enum ast_rc rc = group->builtin ? AST_OK : check_capabilities(group, err);
         if (rc)
             return rc;

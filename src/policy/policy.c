@@ -10,6 +10,7 @@
 #include "base/thread.h"
 #include "policy/capability.h"
 #include "policy/policy_priv.h"
+
 #include "base/banned.h"
 
 #define POLICY_MAX_CACHED 65536u
@@ -28,7 +29,8 @@ struct ast_policy {
     struct ast_map entries AST_GUARDED_BY(lock); /* principal -> struct cache_entry */
 };
 
-enum ast_rc ast_policy_open(const struct ast_home *home, struct ast_policy **ret, struct ast_err *err)
+enum ast_rc ast_policy_open(const struct ast_home *home, struct ast_policy **ret,
+                            struct ast_err *err)
 {
     AST_AUTO(ast_cfree) char *path = ast_home_path(home, AST_HOME_GROUPS);
     AST_AUTO(ast_policy_close) struct ast_policy *p = calloc(1, sizeof *p);
@@ -69,8 +71,8 @@ void ast_policy_close(struct ast_policy *p)
     free(p);
 }
 
-static enum ast_rc load_profile(struct ast_policy *p, struct ast_str principal, struct ast_profile **ret,
-                                struct ast_err *err)
+static enum ast_rc load_profile(struct ast_policy *p, struct ast_str principal,
+                                struct ast_profile **ret, struct ast_err *err)
 {
     struct ast_principal id;
     enum ast_rc rc = ast_principal_parse(principal, &id, err);
@@ -92,7 +94,8 @@ static enum ast_rc load_profile(struct ast_policy *p, struct ast_str principal, 
 }
 
 /* The entry for a principal, made when absent; NULL when out of memory or over the ceiling. */
-static struct cache_entry *entry_get(struct ast_policy *p, struct ast_str principal) AST_REQUIRES(p->lock)
+static struct cache_entry *entry_get(struct ast_policy *p, struct ast_str principal)
+    AST_REQUIRES(p->lock)
 {
     ast_lock_assert_held(&p->lock);
     struct cache_entry *e = ast_map_get(&p->entries, principal);
@@ -109,8 +112,8 @@ static struct cache_entry *entry_get(struct ast_policy *p, struct ast_str princi
     return e;
 }
 
-enum ast_rc ast_policy_profile(struct ast_policy *p, struct ast_str principal, struct ast_profile **ret,
-                               struct ast_err *err)
+enum ast_rc ast_policy_profile(struct ast_policy *p, struct ast_str principal,
+                               struct ast_profile **ret, struct ast_err *err)
 {
     uint64_t generation = 0;
     bool cacheable = false;
@@ -166,13 +169,15 @@ static const struct ast_str *first_match(const struct ast_strings *patterns, str
 }
 
 /* Revokes beat grants beat groups (spec 02 §9.1). */
-static enum ast_rc evaluate(struct ast_policy *p, struct ast_str principal, const struct ast_profile *profile,
-                            struct ast_str cap, struct ast_err *err)
+static enum ast_rc evaluate(struct ast_policy *p, struct ast_str principal,
+                            const struct ast_profile *profile, struct ast_str cap,
+                            struct ast_err *err)
 {
     char quoted[POLICY_QUOTE_BYTES];
 
     if (!profile->enabled)
-        return ast_fail(err, AST_E_DENIED, "permission denied for principal " AST_STR_FMT ": agent is disabled",
+        return ast_fail(err, AST_E_DENIED,
+                        "permission denied for principal " AST_STR_FMT ": agent is disabled",
                         AST_STR_ARG(principal));
     const struct ast_str *revoke = first_match(&profile->revokes, cap);
     if (revoke)
@@ -185,13 +190,15 @@ static enum ast_rc evaluate(struct ast_policy *p, struct ast_str principal, cons
     for (size_t i = 0; i < profile->groups.n; i++) {
         const struct policy_group *g = policy_groups_find(&p->groups, profile->groups.v[i]);
         if (!g)
-            ast_log_fields(AST_LOG_WARN, "astrid.policy", "profile names an unknown group", AST_F_SECURITY,
-                           AST_F_STR("principal", principal), AST_F_STR("group", profile->groups.v[i]));
+            ast_log_fields(AST_LOG_WARN, "astrid.policy", "profile names an unknown group",
+                           AST_F_SECURITY, AST_F_STR("principal", principal),
+                           AST_F_STR("group", profile->groups.v[i]));
         else if (first_match(&g->capabilities, cap))
             return AST_OK;
     }
     return ast_fail(err, AST_E_DENIED,
-                    "permission denied for principal " AST_STR_FMT ": missing capability " AST_STR_FMT,
+                    "permission denied for principal " AST_STR_FMT
+                    ": missing capability " AST_STR_FMT,
                     AST_STR_ARG(principal), AST_STR_ARG(cap));
 }
 
@@ -202,10 +209,12 @@ enum ast_rc ast_policy_check(struct ast_policy *p, struct ast_str principal, str
     struct ast_err why = AST_ERR_INIT;
 
     if (ast_policy_profile(p, principal, &profile, &why)) {
-        ast_log_fields(AST_LOG_WARN, "astrid.policy", "profile cannot be read; denying", AST_F_SECURITY,
-                       AST_F_STR("principal", principal), AST_F_CSTR("error", why.msg));
+        ast_log_fields(AST_LOG_WARN, "astrid.policy", "profile cannot be read; denying",
+                       AST_F_SECURITY, AST_F_STR("principal", principal),
+                       AST_F_CSTR("error", why.msg));
         return ast_fail(err, AST_E_DENIED,
-                        "permission denied for principal " AST_STR_FMT ": missing capability " AST_STR_FMT,
+                        "permission denied for principal " AST_STR_FMT
+                        ": missing capability " AST_STR_FMT,
                         AST_STR_ARG(principal), AST_STR_ARG(cap));
     }
     return evaluate(p, principal, profile, cap, err);
@@ -219,11 +228,13 @@ bool ast_policy_holds(struct ast_policy *p, struct ast_str principal, struct ast
 bool ast_policy_exempt(struct ast_policy *p, struct ast_str principal)
 {
     return ast_policy_holds(p, principal, AST_STR("system:resources:unbounded")) ||
-           ast_policy_holds(p, principal, AST_STR("net_bind")) || ast_policy_holds(p, principal, AST_STR("uplink"));
+           ast_policy_holds(p, principal, AST_STR("net_bind")) ||
+           ast_policy_holds(p, principal, AST_STR("uplink"));
 }
 
 /* Step 1 of spec 01 §17.3. */
-static enum ast_rc move_legacy(const struct ast_home *home, const char *current, struct ast_err *err)
+static enum ast_rc move_legacy(const struct ast_home *home, const char *current,
+                               struct ast_err *err)
 {
     AST_AUTO(ast_cfree) char *legacy = ast_home_path(home, "home/default/.config/profile.toml");
     AST_AUTO(ast_cfree) char *dir = ast_home_path(home, AST_HOME_PROFILES);
@@ -266,7 +277,8 @@ void ast_policy_bootstrap(struct ast_policy *p)
 {
     AST_AUTO(ast_cfree) char *path = ast_home_path(p->home, AST_HOME_PROFILES "/default.toml");
     struct ast_err err = AST_ERR_INIT;
-    enum ast_rc rc = path ? move_legacy(p->home, path, &err) : ast_fail(&err, AST_E_NO_MEMORY, "profile");
+    enum ast_rc rc =
+        path ? move_legacy(p->home, path, &err) : ast_fail(&err, AST_E_NO_MEMORY, "profile");
 
     if (!rc)
         rc = seed_default(p, path, &err);

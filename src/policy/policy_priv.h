@@ -5,7 +5,7 @@
 #include "base/vec.h"
 #include "policy/profile.h"
 
-#define POLICY_MAX_FILE (1024u * 1024)
+#define POLICY_MAX_FILE       (1024u * 1024)
 #define POLICY_MAX_GROUP_NAME 64u
 
 /* The quoted form of a string in messages: double quotes, backslash escapes. Cut when it does not fit. */
@@ -13,20 +13,21 @@
 const char *policy_quote(struct ast_str s, char out[static POLICY_QUOTE_BYTES]);
 
 /* Copies an array of strings; false with *bad set when an element is not a string. */
-enum ast_rc policy_strings_read(const struct ast_json *array, const char *key, struct ast_strings *ret,
-                                struct ast_err *err);
+enum ast_rc policy_strings_read(const struct ast_json *array, const char *key,
+                                struct ast_strings *ret, struct ast_err *err);
 void policy_strings_done(struct ast_strings *s);
 bool policy_strings_add(struct ast_strings *s, struct ast_str value); /* false: out of memory */
 
 /* Refuses members of `object` that `known` does not list. */
-enum ast_rc policy_known_keys(const struct ast_json *object, const struct ast_str *known, size_t count,
-                              struct ast_err *err);
+enum ast_rc policy_known_keys(const struct ast_json *object, const struct ast_str *known,
+                              size_t count, struct ast_err *err);
 
 /* What a principal without a file has; NULL when out of memory. */
 struct ast_profile *policy_profile_default(void);
 
 struct policy_group {
-    struct ast_str name, description; /* owned; description may be empty with has_description false */
+    struct ast_str name,
+        description; /* owned; description may be empty with has_description false */
     bool has_description, unsafe_admin, builtin;
     struct ast_strings capabilities;
 };

@@ -9,6 +9,7 @@
 #include "base/toml.h"
 #include "policy/capability.h"
 #include "policy/policy_priv.h"
+
 #include "base/banned.h"
 
 #define PROFILE_VERSION 1u
@@ -22,7 +23,10 @@ struct quota_rule {
 
 /* Order of spec 02 §4: the first broken rule is the one reported. TOML integers end at INT64_MAX. */
 static const struct quota_rule quota_rules[] = {
-#define Q(name, min, max, text) { { #name, sizeof #name - 1 }, offsetof(struct ast_quotas, name), min, max, text }
+#define Q(name, min, max, text)                                                                    \
+    {                                                                                              \
+        { #name, sizeof #name - 1 }, offsetof(struct ast_quotas, name), min, max, text             \
+    }
     Q(max_memory_bytes, 1, INT64_MAX, "quotas.max_memory_bytes must be > 0"),
     Q(max_timeout_secs, 1, 86400, "quotas.max_timeout_secs must be in 1..=86400"),
     Q(max_ipc_throughput_bytes, 1, INT64_MAX, "quotas.max_ipc_throughput_bytes must be > 0"),
@@ -69,7 +73,8 @@ struct ast_profile *policy_profile_default(void)
     return p;
 }
 
-static enum ast_rc read_quotas(const struct ast_json *table, struct ast_quotas *ret, struct ast_err *err)
+static enum ast_rc read_quotas(const struct ast_json *table, struct ast_quotas *ret,
+                               struct ast_err *err)
 {
     struct ast_str known[AST_ARRAY_LEN(quota_rules)];
     for (size_t i = 0; i < AST_ARRAY_LEN(quota_rules); i++)
@@ -79,15 +84,17 @@ static enum ast_rc read_quotas(const struct ast_json *table, struct ast_quotas *
     for (size_t i = 0; !rc && i < AST_ARRAY_LEN(quota_rules); i++) {
         const struct ast_json *v = ast_json_get(table, quota_rules[i].key);
         if (v && !ast_json_u64(v, quota_at(ret, &quota_rules[i])))
-            rc = ast_fail(err, AST_E_INVALID, "quotas." AST_STR_FMT ": expected an unsigned integer",
-                          AST_STR_ARG(quota_rules[i].key));
+            rc =
+                ast_fail(err, AST_E_INVALID, "quotas." AST_STR_FMT ": expected an unsigned integer",
+                         AST_STR_ARG(quota_rules[i].key));
     }
     return rc;
 }
 
 /* A table with one list of strings. */
-static enum ast_rc read_table_list(const struct ast_json *root, struct ast_str table, struct ast_str key,
-                                   const char *label, struct ast_strings *ret, struct ast_err *err)
+static enum ast_rc read_table_list(const struct ast_json *root, struct ast_str table,
+                                   struct ast_str key, const char *label, struct ast_strings *ret,
+                                   struct ast_err *err)
 {
     const struct ast_json *t = ast_json_get(root, table);
     if (!t)
@@ -98,7 +105,8 @@ static enum ast_rc read_table_list(const struct ast_json *root, struct ast_str t
     return rc ? rc : policy_strings_read(ast_json_get(t, key), label, ret, err);
 }
 
-static enum ast_rc read_auth(const struct ast_json *root, struct ast_profile *p, struct ast_err *err)
+static enum ast_rc read_auth(const struct ast_json *root, struct ast_profile *p,
+                             struct ast_err *err)
 {
     static const struct ast_str known[] = { { "methods", 7 }, { "public_keys", 11 } };
     const struct ast_json *t = ast_json_member(root, "auth");
@@ -108,9 +116,11 @@ static enum ast_rc read_auth(const struct ast_json *root, struct ast_profile *p,
         return ast_fail(err, AST_E_INVALID, "auth: expected a table");
     enum ast_rc rc = policy_known_keys(t, known, AST_ARRAY_LEN(known), err);
     if (!rc)
-        rc = policy_strings_read(ast_json_member(t, "methods"), "auth.methods", &p->auth_methods, err);
+        rc = policy_strings_read(ast_json_member(t, "methods"), "auth.methods", &p->auth_methods,
+                                 err);
     if (!rc)
-        rc = policy_strings_read(ast_json_member(t, "public_keys"), "auth.public_keys", &p->public_keys, err);
+        rc = policy_strings_read(ast_json_member(t, "public_keys"), "auth.public_keys",
+                                 &p->public_keys, err);
     for (size_t i = 0; !rc && i < p->auth_methods.n; i++) {
         struct ast_str m = p->auth_methods.v[i];
         char quoted[POLICY_QUOTE_BYTES];
@@ -122,18 +132,22 @@ static enum ast_rc read_auth(const struct ast_json *root, struct ast_profile *p,
     return rc;
 }
 
-static enum ast_rc read_document(const struct ast_json *root, struct ast_profile *p, struct ast_err *err)
+static enum ast_rc read_document(const struct ast_json *root, struct ast_profile *p,
+                                 struct ast_err *err)
 {
-    static const struct ast_str known[] = { { "profile_version", 15 }, { "enabled", 7 }, { "groups", 6 },
-                                            { "grants", 6 },           { "revokes", 7 }, { "auth", 4 },
-                                            { "network", 7 },          { "process", 7 }, { "quotas", 6 } };
+    static const struct ast_str known[] = {
+        { "profile_version", 15 }, { "enabled", 7 }, { "groups", 6 },
+        { "grants", 6 },           { "revokes", 7 }, { "auth", 4 },
+        { "network", 7 },          { "process", 7 }, { "quotas", 6 }
+    };
     const struct ast_json *v;
     uint64_t version;
     enum ast_rc rc = policy_known_keys(root, known, AST_ARRAY_LEN(known), err);
 
     if (!rc && (v = ast_json_member(root, "profile_version"))) {
         if (!ast_json_u64(v, &version) || version > UINT32_MAX)
-            return ast_fail(err, AST_E_INVALID, "profile_version: expected an unsigned 32-bit integer");
+            return ast_fail(err, AST_E_INVALID,
+                            "profile_version: expected an unsigned 32-bit integer");
         p->version = (uint32_t)version;
     }
     if (!rc && (v = ast_json_member(root, "enabled")) && !ast_json_bool(v, &p->enabled))
@@ -147,9 +161,11 @@ static enum ast_rc read_document(const struct ast_json *root, struct ast_profile
     if (!rc)
         rc = read_auth(root, p, err);
     if (!rc)
-        rc = read_table_list(root, AST_STR("network"), AST_STR("egress"), "network.egress", &p->egress, err);
+        rc = read_table_list(root, AST_STR("network"), AST_STR("egress"), "network.egress",
+                             &p->egress, err);
     if (!rc)
-        rc = read_table_list(root, AST_STR("process"), AST_STR("allow"), "process.allow", &p->process_allow, err);
+        rc = read_table_list(root, AST_STR("process"), AST_STR("allow"), "process.allow",
+                             &p->process_allow, err);
     if (!rc && (v = ast_json_member(root, "quotas"))) {
         if (ast_json_type(v) != AST_JSON_OBJECT)
             return ast_fail(err, AST_E_INVALID, "quotas: expected a table");
@@ -167,7 +183,8 @@ static enum ast_rc validate_group_names(const struct ast_strings *groups, struct
         if (g.n == 0)
             return ast_fail(err, AST_E_INVALID, "groups entries must be non-empty");
         if (g.n > POLICY_MAX_GROUP_NAME)
-            return ast_fail(err, AST_E_INVALID, "groups entry exceeds 64 characters: %s", policy_quote(g, quoted));
+            return ast_fail(err, AST_E_INVALID, "groups entry exceeds 64 characters: %s",
+                            policy_quote(g, quoted));
         for (size_t k = 0; k < g.n; k++) {
             struct ast_str one = { g.p + k, 1 };
             if (ast_principal_valid(one))
@@ -183,19 +200,22 @@ static enum ast_rc validate_group_names(const struct ast_strings *groups, struct
     return AST_OK;
 }
 
-static enum ast_rc validate_caps(const struct ast_strings *caps, const char *what, struct ast_err *err)
+static enum ast_rc validate_caps(const struct ast_strings *caps, const char *what,
+                                 struct ast_err *err)
 {
     char quoted[POLICY_QUOTE_BYTES];
 
     for (size_t i = 0; i < caps->n; i++) {
         enum ast_rc rc = ast_cap_check(caps->v[i], err);
         if (rc)
-            return ast_wrap(err, rc, "%s entry %s rejected", what, policy_quote(caps->v[i], quoted));
+            return ast_wrap(err, rc, "%s entry %s rejected", what,
+                            policy_quote(caps->v[i], quoted));
     }
     return AST_OK;
 }
 
-static enum ast_rc validate_filled(const struct ast_strings *list, const char *text, struct ast_err *err)
+static enum ast_rc validate_filled(const struct ast_strings *list, const char *text,
+                                   struct ast_err *err)
 {
     for (size_t i = 0; i < list->n; i++)
         if (ast_str_trim(list->v[i]).n == 0)
@@ -207,7 +227,8 @@ static enum ast_rc validate_filled(const struct ast_strings *list, const char *t
 static enum ast_rc validate(const struct ast_profile *p, struct ast_err *err)
 {
     if (p->version > PROFILE_VERSION)
-        return ast_fail(err, AST_E_INVALID, "profile_version %u exceeds supported version 1", p->version);
+        return ast_fail(err, AST_E_INVALID, "profile_version %u exceeds supported version 1",
+                        p->version);
     for (size_t i = 0; i < AST_ARRAY_LEN(quota_rules); i++) {
         uint64_t v = *quota_at(&p->quotas, &quota_rules[i]);
         if (v < quota_rules[i].min || v > quota_rules[i].max)
@@ -272,7 +293,8 @@ enum ast_rc ast_profile_save(const char *path, const struct ast_profile *p, stru
     if (rc)
         return ast_wrap(err, rc, "profile validation error");
 
-    ast_buf_addf(&out, "profile_version = %u\nenabled = %s\n", p->version, p->enabled ? "true" : "false");
+    ast_buf_addf(&out, "profile_version = %u\nenabled = %s\n", p->version,
+                 p->enabled ? "true" : "false");
     print_list(&out, "groups", &p->groups);
     print_list(&out, "grants", &p->grants);
     print_list(&out, "revokes", &p->revokes);
@@ -293,4 +315,3 @@ enum ast_rc ast_profile_save(const char *path, const struct ast_profile *p, stru
     rc = ast_fs_write_atomic(path, ast_buf_view(&out), 0600, AST_FS_SYNC, err);
     return rc ? ast_wrap(err, rc, "profile io error") : AST_OK;
 }
-

@@ -23,7 +23,9 @@ struct ast_quotas {
     uint64_t max_cpu_fuel_per_sec;
 };
 #define AST_QUOTAS_DEFAULT                                                                         \
-    { 67108864, 300, 10485760, 8, 1073741824, 2000000000 }
+    {                                                                                              \
+        67108864, 300, 10485760, 8, 1073741824, 2000000000                                         \
+    }
 
 struct ast_strings {
     struct ast_str *v; /* owned array of owned NUL-terminated strings */
@@ -55,14 +57,15 @@ enum ast_rc ast_profile_save(const char *path, const struct ast_profile *p, stru
 /* Profiles and groups of one home. */
 struct ast_policy;
 AST_MUST_CHECK
-enum ast_rc ast_policy_open(const struct ast_home *home, struct ast_policy **ret, struct ast_err *err);
+enum ast_rc ast_policy_open(const struct ast_home *home, struct ast_policy **ret,
+                            struct ast_err *err);
 void ast_policy_close(struct ast_policy *p);
 AST_DEFINE_AUTO(struct ast_policy, ast_policy_close)
 
 /* The principal's profile; a missing file gives defaults. The caller owns the reference. */
 AST_MUST_CHECK
-enum ast_rc ast_policy_profile(struct ast_policy *p, struct ast_str principal, struct ast_profile **ret,
-                               struct ast_err *err);
+enum ast_rc ast_policy_profile(struct ast_policy *p, struct ast_str principal,
+                               struct ast_profile **ret, struct ast_err *err);
 /* Call after changing the file: drops the cached entry and raises the generation. */
 void ast_policy_invalidate(struct ast_policy *p, struct ast_str principal);
 

@@ -51,8 +51,8 @@ void policy_strings_done(struct ast_strings *s)
     *s = (struct ast_strings){ 0 };
 }
 
-enum ast_rc policy_strings_read(const struct ast_json *array, const char *key, struct ast_strings *ret,
-                                struct ast_err *err)
+enum ast_rc policy_strings_read(const struct ast_json *array, const char *key,
+                                struct ast_strings *ret, struct ast_err *err)
 {
     if (!array)
         return AST_OK;
@@ -73,8 +73,8 @@ enum ast_rc policy_strings_read(const struct ast_json *array, const char *key, s
     return AST_OK;
 }
 
-enum ast_rc policy_known_keys(const struct ast_json *object, const struct ast_str *known, size_t count,
-                              struct ast_err *err)
+enum ast_rc policy_known_keys(const struct ast_json *object, const struct ast_str *known,
+                              size_t count, struct ast_err *err)
 {
     struct ast_json_iter it = AST_JSON_ITER(object);
     const struct ast_json *value;

@@ -54,8 +54,8 @@ struct store_group {
 /* One op at work. Owner: the writer, during apply(). */
 struct ast_store_txn {
     struct store_group *group;
-    MDB_txn
-        *txn; /* the group's until the first write, then a child of it (or still it, if alone) */
+    /* the group's until the first write, then a child of it (or still it, if alone) */
+    MDB_txn *txn;
     bool has_written;
     bool is_scanning;    /* inside a callback that must not write */
     struct ast_err fail; /* fail.rc: a read that could not tell */

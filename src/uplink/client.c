@@ -12,6 +12,7 @@
 #include "base/fs.h"
 #include "base/time.h"
 #include "uplink/frame.h"
+
 #include "base/banned.h"
 
 #define CLIENT_STEP_MS 10000 /* spec 01 §4.5: each handshake step of a client */
@@ -71,7 +72,8 @@ static enum ast_rc write_all(struct ast_uplink_client *c, struct ast_str data, i
 }
 
 /* Receives until the buffer holds at least `need` bytes beyond `taken`. */
-static enum ast_rc fill(struct ast_uplink_client *c, size_t need, int64_t deadline_ns, struct ast_err *err)
+static enum ast_rc fill(struct ast_uplink_client *c, size_t need, int64_t deadline_ns,
+                        struct ast_err *err)
 {
     while (c->in.n - c->taken < need) {
         enum ast_rc rc = ast_buf_reserve(&c->in, 65536);
@@ -97,8 +99,8 @@ static enum ast_rc fill(struct ast_uplink_client *c, size_t need, int64_t deadli
 }
 
 /* The next frame's body, borrowed from the input buffer until the next call. */
-static enum ast_rc take_frame(struct ast_uplink_client *c, size_t max, const char *what, int64_t deadline_ns,
-                              struct ast_str *ret, struct ast_err *err)
+static enum ast_rc take_frame(struct ast_uplink_client *c, size_t max, const char *what,
+                              int64_t deadline_ns, struct ast_str *ret, struct ast_err *err)
 {
     if (c->taken) {
         ast_buf_consume(&c->in, c->taken);
@@ -131,22 +133,22 @@ static enum ast_rc connect_socket(const struct ast_home *home, int *ret_fd, stru
     struct ast_str p = ast_str_c(path);
     if (p.n >= sizeof addr.sun_path)
         return ast_fail(err, AST_E_INVALID,
-                        "Socket path is %zu bytes, exceeding the platform limit of %zu bytes: %s", p.n,
-                        sizeof addr.sun_path, path);
+                        "Socket path is %zu bytes, exceeding the platform limit of %zu bytes: %s",
+                        p.n, sizeof addr.sun_path, path);
     memcpy(addr.sun_path, p.p, p.n);
     fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return ast_fail_errno(err, AST_E_IO, errno, "socket");
     if (connect(fd, (const struct sockaddr *)&addr, sizeof addr))
-        return ast_fail_errno(err, errno == ECONNREFUSED ? AST_E_CLOSED : ast_rc_from_errno(errno), errno,
-                              "Failed to connect to IPC socket");
+        return ast_fail_errno(err, errno == ECONNREFUSED ? AST_E_CLOSED : ast_rc_from_errno(errno),
+                              errno, "Failed to connect to IPC socket");
     *ret_fd = fd;
     fd = -1;
     return AST_OK;
 }
 
-static enum ast_rc send_handshake(struct ast_uplink_client *c, const struct ast_session_token *token,
-                                  struct ast_err *err)
+static enum ast_rc send_handshake(struct ast_uplink_client *c,
+                                  const struct ast_session_token *token, struct ast_err *err)
 {
     char hex[2 * AST_SESSION_TOKEN_BYTES + 1];
     static const char digits[] = "0123456789abcdef";
@@ -178,8 +180,8 @@ static enum ast_rc read_handshake(struct ast_uplink_client *c, struct ast_err *e
 {
     AST_AUTO(ast_json_free) struct ast_json_doc *doc = NULL;
     struct ast_str body;
-    enum ast_rc rc =
-        take_frame(c, AST_HANDSHAKE_MAX, "Handshake response", deadline_after(CLIENT_STEP_MS), &body, err);
+    enum ast_rc rc = take_frame(c, AST_HANDSHAKE_MAX, "Handshake response",
+                                deadline_after(CLIENT_STEP_MS), &body, err);
     if (rc == AST_E_TIMEOUT)
         return ast_fail(err, rc, "Handshake response timed out");
     if (rc)
@@ -191,10 +193,12 @@ static enum ast_rc read_handshake(struct ast_uplink_client *c, struct ast_err *e
     if (ast_str_is(ast_json_str_or(root, AST_STR("status"), AST_STR("")), "ok"))
         return AST_OK;
     struct ast_str reason = ast_json_str_or(root, AST_STR("reason"), AST_STR("unknown error"));
-    return ast_fail(err, AST_E_DENIED, "Daemon rejected connection: " AST_STR_FMT, AST_STR_ARG(reason));
+    return ast_fail(err, AST_E_DENIED, "Daemon rejected connection: " AST_STR_FMT,
+                    AST_STR_ARG(reason));
 }
 
-enum ast_rc ast_uplink_connect(const struct ast_home *home, struct ast_uplink_client **ret, struct ast_err *err)
+enum ast_rc ast_uplink_connect(const struct ast_home *home, struct ast_uplink_client **ret,
+                               struct ast_err *err)
 {
     AST_AUTO(ast_uplink_disconnect) struct ast_uplink_client *c = calloc(1, sizeof *c);
     AST_AUTO(ast_cfree) char *token_path = ast_home_path(home, AST_HOME_TOKEN);
@@ -213,7 +217,8 @@ enum ast_rc ast_uplink_connect(const struct ast_home *home, struct ast_uplink_cl
         return rc;
     rc = ast_session_token_load(token_path, &token, err);
     if (rc)
-        return ast_wrap(err, rc, "Failed to read session token from %s. Is the daemon running?", token_path);
+        return ast_wrap(err, rc, "Failed to read session token from %s. Is the daemon running?",
+                        token_path);
     rc = send_handshake(c, &token, err);
     ast_wipe(&token, sizeof token);
     if (!rc)
@@ -235,8 +240,9 @@ void ast_uplink_disconnect(struct ast_uplink_client *c)
     free(c);
 }
 
-enum ast_rc ast_uplink_send(struct ast_uplink_client *c, struct ast_str topic, struct ast_str payload_json,
-                            const struct ast_uuid *source, struct ast_str principal, struct ast_err *err)
+enum ast_rc ast_uplink_send(struct ast_uplink_client *c, struct ast_str topic,
+                            struct ast_str payload_json, const struct ast_uuid *source,
+                            struct ast_str principal, struct ast_err *err)
 {
     char uuid[AST_UUID_TEXT], stamp[AST_RFC3339_BYTES];
 
@@ -265,13 +271,13 @@ void ast_uplink_frame_done(struct ast_uplink_frame *f)
     *f = (struct ast_uplink_frame){ 0 };
 }
 
-enum ast_rc ast_uplink_recv(struct ast_uplink_client *c, int64_t timeout_ms, struct ast_uplink_frame *ret,
-                            struct ast_err *err)
+enum ast_rc ast_uplink_recv(struct ast_uplink_client *c, int64_t timeout_ms,
+                            struct ast_uplink_frame *ret, struct ast_err *err)
 {
     AST_AUTO(ast_json_free) struct ast_json_doc *doc = NULL;
     struct ast_str body, topic;
-    enum ast_rc rc =
-        take_frame(c, AST_FRAME_MAX_OUT, "Message from kernel", deadline_after(timeout_ms), &body, err);
+    enum ast_rc rc = take_frame(c, AST_FRAME_MAX_OUT, "Message from kernel",
+                                deadline_after(timeout_ms), &body, err);
     if (rc)
         return rc;
     rc = ast_json_parse(body, &doc, err);
@@ -297,8 +303,9 @@ static enum ast_rc tag_request(struct ast_str request, struct ast_buf *out, stru
     return ast_buf_check(out, "request", err);
 }
 
-enum ast_rc ast_uplink_request(struct ast_uplink_client *c, struct ast_str suffix, struct ast_str request_json,
-                               struct ast_str principal, int64_t timeout_ms, struct ast_uplink_frame *ret,
+enum ast_rc ast_uplink_request(struct ast_uplink_client *c, struct ast_str suffix,
+                               struct ast_str request_json, struct ast_str principal,
+                               int64_t timeout_ms, struct ast_uplink_frame *ret,
                                struct ast_err *err)
 {
     AST_AUTO(ast_buf_done) struct ast_buf payload = AST_BUF_INIT(AST_FRAME_MAX_IN);
@@ -324,12 +331,14 @@ enum ast_rc ast_uplink_request(struct ast_uplink_client *c, struct ast_str suffi
     ast_buf_addf(&ask, "astrid.v1.request." AST_STR_FMT, AST_STR_ARG(tail));
     rc = ast_buf_check(&ask, "topic", err);
     if (!rc)
-        rc = ast_uplink_send(c, ast_buf_view(&ask), ast_buf_view(&payload), &AST_UUID_NIL, principal, err);
+        rc = ast_uplink_send(c, ast_buf_view(&ask), ast_buf_view(&payload), &AST_UUID_NIL,
+                             principal, err);
     while (!rc) {
         AST_AUTO(ast_uplink_frame_done) struct ast_uplink_frame f = { 0 };
         int64_t left = deadline == INT64_MAX ? -1 : (deadline - ast_mono_ns()) / AST_NS_PER_MS;
         if (deadline != INT64_MAX && left <= 0)
-            return ast_fail(err, AST_E_TIMEOUT, "no answer from the daemon within %lld ms", (long long)timeout_ms);
+            return ast_fail(err, AST_E_TIMEOUT, "no answer from the daemon within %lld ms",
+                            (long long)timeout_ms);
         rc = ast_uplink_recv(c, left, &f, err);
         if (!rc && ast_str_eq(f.topic, ast_buf_view(&topic))) {
             *ret = f;

@@ -7,15 +7,17 @@
 
 #include "base/log.h"
 #include "uplink/server_priv.h"
+
 #include "base/banned.h"
 
-#define READ_CHUNK 65536u
+#define READ_CHUNK           65536u
 #define CLIENT_VERSION_SHOWN 64u
 
 static void on_deadline(void *arg)
 {
     struct uplink_conn *c = arg;
-    ast_log_debug(UPLINK_TARGET, "connection closed: %s", c->state == CONN_OPEN ? "frame body timed out" : "handshake timed out");
+    ast_log_debug(UPLINK_TARGET, "connection closed: %s",
+                  c->state == CONN_OPEN ? "frame body timed out" : "handshake timed out");
     uplink_conn_close(c);
 }
 
@@ -58,7 +60,8 @@ static void watch_for_more(struct uplink_conn *c)
 bool uplink_conn_flush(struct uplink_conn *c)
 {
     while (c->out_at < c->out.n) {
-        ssize_t n = send(c->fd, c->out.p + c->out_at, c->out.n - c->out_at, MSG_NOSIGNAL | MSG_DONTWAIT);
+        ssize_t n =
+            send(c->fd, c->out.p + c->out_at, c->out.n - c->out_at, MSG_NOSIGNAL | MSG_DONTWAIT);
         if (n > 0) {
             c->out_at += (size_t)n;
         } else if (n < 0 && errno == EINTR) {
@@ -155,7 +158,8 @@ static bool handle_handshake(struct uplink_conn *c, struct ast_str body)
     enum ast_rc rc = ast_json_parse(body, &doc, &err);
     const struct ast_json *root = rc ? NULL : ast_json_root(doc);
     if (rc || !ast_json_string(ast_json_member(root, "token"), &hex) ||
-        !ast_json_u64(ast_json_member(root, "protocol_version"), &protocol) || protocol > UINT8_MAX ||
+        !ast_json_u64(ast_json_member(root, "protocol_version"), &protocol) ||
+        protocol > UINT8_MAX ||
         !ast_json_string(ast_json_member(root, "client_version"), &version)) {
         ast_log_fields(AST_LOG_WARN, UPLINK_TARGET, "invalid handshake JSON", AST_F_SECURITY,
                        AST_F_CSTR("error", rc ? err.msg : "missing or wrong member"));
@@ -164,9 +168,10 @@ static bool handle_handshake(struct uplink_conn *c, struct ast_str body)
     }
     if (protocol != AST_PROTOCOL_VERSION) {
         char reason[160];
-        snprintf(reason, sizeof reason,
-                 "Protocol version mismatch (client=%u, server=%u). Restart the daemon with `astrid restart`.",
-                 (unsigned)protocol, AST_PROTOCOL_VERSION);
+        snprintf(
+            reason, sizeof reason,
+            "Protocol version mismatch (client=%u, server=%u). Restart the daemon with `astrid restart`.",
+            (unsigned)protocol, AST_PROTOCOL_VERSION);
         reject(c, reason);
         return false;
     }
@@ -203,7 +208,8 @@ static bool take_frame(struct uplink_conn *c)
     uint32_t n = ast_frame_length((const uint8_t *)c->in.p);
     uint32_t max = c->state == CONN_HANDSHAKE ? AST_HANDSHAKE_MAX : AST_FRAME_MAX_IN;
     if (n > max) {
-        ast_log_warn(UPLINK_TARGET, "%s too large: %u bytes", c->state == CONN_HANDSHAKE ? "handshake" : "frame", n);
+        ast_log_warn(UPLINK_TARGET, "%s too large: %u bytes",
+                     c->state == CONN_HANDSHAKE ? "handshake" : "frame", n);
         uplink_conn_close(c);
         return false;
     }

@@ -4,9 +4,10 @@
 
 #include "base/log.h"
 #include "uplink/server_priv.h"
+
 #include "base/banned.h"
 
-#define DELTA AST_STR("agent.v1.stream.delta")
+#define DELTA    AST_STR("agent.v1.stream.delta")
 #define RESPONSE AST_STR("agent.v1.response")
 
 /* spec 01 §8.4. `everyone`: delivered whatever the principal, since an operator may answer for others. */
@@ -39,7 +40,7 @@ static bool uses_principal(const struct uplink_conn *c, struct ast_str principal
 {
     if (c->principals.n == 0)
         return ast_str_eq(principal, AST_PRINCIPAL_DEFAULT);
-    ast_vec_each(&c->principals, p)
+    ast_vec_each (&c->principals, p)
         if (ast_str_eq(ast_principal_str(p), principal))
             return true;
     return false;
@@ -68,8 +69,8 @@ static void queue_for(struct uplink_conn *c, struct ast_msg *msg) AST_REQUIRES(s
     if (c->overflowed)
         return;
     size_t cost = ast_msg_cost(msg);
-    if (c->pending.n >= AST_UPLINK_MAX_QUEUE_FRAMES || c->pending_bytes + cost > AST_UPLINK_MAX_QUEUE_BYTES ||
-        !ast_vec_push(&c->pending, msg)) {
+    if (c->pending.n >= AST_UPLINK_MAX_QUEUE_FRAMES ||
+        c->pending_bytes + cost > AST_UPLINK_MAX_QUEUE_BYTES || !ast_vec_push(&c->pending, msg)) {
         c->overflowed = true; /* the loop disconnects it */
         return;
     }
@@ -83,7 +84,7 @@ static void on_message(void *arg, struct ast_msg *msg)
     bool wake = false;
     {
         AST_WITH_LOCK(&s->lock);
-        ast_vec_each(&s->listed, it) {
+        ast_vec_each (&s->listed, it) {
             if (admits(*it, msg)) {
                 queue_for(*it, msg);
                 wake = true;
@@ -108,7 +109,8 @@ enum ast_rc uplink_egress_open(struct ast_uplink_server *s, struct ast_err *err)
     s->drain.fn = on_drain;
     for (size_t i = 0; i < AST_ARRAY_LEN(egress); i++) {
         struct ast_tap *tap;
-        enum ast_rc rc = ast_tap_open(bus, "untagged", ast_str_c(egress[i].pattern), on_message, s, &tap, err);
+        enum ast_rc rc =
+            ast_tap_open(bus, "untagged", ast_str_c(egress[i].pattern), on_message, s, &tap, err);
         if (rc)
             return rc;
         if (!ast_vec_push(&s->taps, tap)) {
@@ -121,14 +123,14 @@ enum ast_rc uplink_egress_open(struct ast_uplink_server *s, struct ast_err *err)
 
 void uplink_egress_close(struct ast_uplink_server *s)
 {
-    ast_vec_each(&s->taps, tap)
+    ast_vec_each (&s->taps, tap)
         ast_tap_close(*tap);
     ast_vec_done(&s->taps);
 }
 
 static void drop_pending(struct uplink_conn *c) AST_REQUIRES(server->lock)
 {
-    ast_vec_each(&c->pending, m)
+    ast_vec_each (&c->pending, m)
         ast_msg_unref(*m);
     ast_vec_done(&c->pending);
     c->pending_bytes = 0;
@@ -155,14 +157,16 @@ void uplink_egress_list(struct uplink_conn *c, bool listed)
 /* {"payload":..,"source_id":..,"topic":..}: exactly three members (spec 01 §5.1). */
 static bool send_message(struct uplink_conn *c, const struct ast_msg *m)
 {
-    AST_AUTO(ast_buf_done) struct ast_buf rewritten = AST_BUF_INIT(2u * AST_MSG_MAX_PAYLOAD + 4096u);
+    AST_AUTO(ast_buf_done)
+    struct ast_buf rewritten = AST_BUF_INIT(2u * AST_MSG_MAX_PAYLOAD + 4096u);
     AST_AUTO(ast_buf_done) struct ast_buf body = AST_BUF_INIT(AST_FRAME_MAX_OUT);
     struct ast_str payload = m->body;
     char source[AST_UUID_TEXT];
 
     if (ast_str_eq(m->topic, DELTA))
         ast_reconcile_delta(&c->reconcile, m);
-    else if (ast_str_eq(m->topic, RESPONSE) && ast_reconcile_response(&c->reconcile, m, &rewritten) && !rewritten.fail)
+    else if (ast_str_eq(m->topic, RESPONSE) &&
+             ast_reconcile_response(&c->reconcile, m, &rewritten) && !rewritten.fail)
         payload = ast_buf_view(&rewritten);
 
     struct ast_jw w = AST_JW_INIT(&body);
@@ -173,7 +177,8 @@ static bool send_message(struct uplink_conn *c, const struct ast_msg *m)
     ast_jw_kv_string(&w, "topic", m->topic);
     ast_jw_end(&w);
     if (body.fail) {
-        ast_log_error(UPLINK_TARGET, "message on " AST_STR_FMT " is too large for a frame", AST_STR_ARG(m->topic));
+        ast_log_error(UPLINK_TARGET, "message on " AST_STR_FMT " is too large for a frame",
+                      AST_STR_ARG(m->topic));
         return true;
     }
     return uplink_conn_send(c, ast_buf_view(&body));
@@ -191,7 +196,7 @@ static void drain_one(struct uplink_conn *c)
         c->pending_bytes = 0;
         overflowed = c->overflowed;
     }
-    ast_vec_each(&batch, m) {
+    ast_vec_each (&batch, m) {
         alive = alive && send_message(c, *m);
         ast_msg_unref(*m);
     }
@@ -211,7 +216,7 @@ void uplink_egress_drain(struct ast_uplink_server *s)
         AST_WITH_LOCK(&s->lock);
         s->posted = false;
     }
-    ast_list_each(&s->conns, it) {
+    ast_list_each (&s->conns, it) {
         struct uplink_conn *c = AST_CONTAINER_OF(it, struct uplink_conn, link);
         if (c->state == CONN_OPEN)
             drain_one(c);

@@ -48,11 +48,14 @@ void ast_reconcile_delta(struct ast_reconcile *r, const struct ast_msg *msg)
     AST_AUTO(ast_json_free) struct ast_json_doc *doc = NULL;
     struct ast_str text;
 
-    if (ast_json_parse(msg->body, &doc, NULL) || !ast_json_string(ast_json_member(ast_json_root(doc), "text"), &text))
+    if (ast_json_parse(msg->body, &doc, NULL) ||
+        !ast_json_string(ast_json_member(ast_json_root(doc), "text"), &text))
         return;
     struct reconcile_entry *e = find_or_make(r, msg->session);
     if (e)
-        ast_buf_add(&e->text, text); /* a text beyond the ceiling is told whole at the end: repeated, never lost */
+        ast_buf_add(
+            &e->text,
+            text); /* a text beyond the ceiling is told whole at the end: repeated, never lost */
 }
 
 /* The part of `full` that `shown` does not cover. */

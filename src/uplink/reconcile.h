@@ -5,10 +5,10 @@
 #include "bus/message.h"
 
 #define AST_RECONCILE_SESSIONS 64u
-#define AST_RECONCILE_TEXT (1024u * 1024)
+#define AST_RECONCILE_TEXT     (1024u * 1024)
 
 struct reconcile_entry {
-    char *session;      /* owned; NULL: free slot */
+    char *session;       /* owned; NULL: free slot */
     struct ast_buf text; /* what the deltas showed so far */
 };
 
@@ -24,4 +24,5 @@ void ast_reconcile_delta(struct ast_reconcile *r, const struct ast_msg *msg);
 
 /* The payload to send for an agent.v1.response: `out` gets the rewritten object and true is returned, or false means "as it
  * is". */
-bool ast_reconcile_response(struct ast_reconcile *r, const struct ast_msg *msg, struct ast_buf *out);
+bool ast_reconcile_response(struct ast_reconcile *r, const struct ast_msg *msg,
+                            struct ast_buf *out);

@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "base/time.h"
 #include "uplink/server_priv.h"
+
 #include "base/banned.h"
 
 #define LISTEN_BACKLOG 256
@@ -26,8 +27,8 @@ static enum ast_rc fill_address(const char *path, struct sockaddr_un *addr, stru
     *addr = (struct sockaddr_un){ .sun_family = AF_UNIX };
     if (n >= sizeof addr->sun_path)
         return ast_fail(err, AST_E_INVALID,
-                        "Socket path is %zu bytes, exceeding the platform limit of %zu bytes: %s", n,
-                        sizeof addr->sun_path, path);
+                        "Socket path is %zu bytes, exceeding the platform limit of %zu bytes: %s",
+                        n, sizeof addr->sun_path, path);
     memcpy(addr->sun_path, path, n);
     return AST_OK;
 }
@@ -38,7 +39,9 @@ static enum ast_rc clean_path(const char *path, const struct sockaddr_un *addr, 
     struct stat st;
 
     if (lstat(path, &st))
-        return errno == ENOENT ? AST_OK : ast_fail_errno(err, AST_E_IO, errno, "Failed to probe existing socket %s", path);
+        return errno == ENOENT ? AST_OK
+                               : ast_fail_errno(err, AST_E_IO, errno,
+                                                "Failed to probe existing socket %s", path);
     if (S_ISLNK(st.st_mode)) {
         ast_log_warn(UPLINK_TARGET, "removing a symlink at the socket path %s", path);
     } else {
@@ -46,7 +49,8 @@ static enum ast_rc clean_path(const char *path, const struct sockaddr_un *addr, 
         if (fd < 0)
             return ast_fail_errno(err, AST_E_IO, errno, "Failed to probe existing socket %s", path);
         if (connect(fd, (const struct sockaddr *)addr, sizeof *addr) == 0)
-            return ast_fail(err, AST_E_BUSY, "Another kernel instance is already running on this socket: %s", path);
+            return ast_fail(err, AST_E_BUSY,
+                            "Another kernel instance is already running on this socket: %s", path);
         if (errno != ECONNREFUSED)
             return ast_fail_errno(err, AST_E_IO, errno, "Failed to probe existing socket %s", path);
     }
@@ -60,14 +64,15 @@ static bool peer_allowed(int fd)
     socklen_t n = sizeof cred;
 
     if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &n)) {
-        ast_log_fields(AST_LOG_WARN, UPLINK_TARGET, "failed to check peer credentials", AST_F_SECURITY,
-                       AST_F_I64("errno", errno));
+        ast_log_fields(AST_LOG_WARN, UPLINK_TARGET, "failed to check peer credentials",
+                       AST_F_SECURITY, AST_F_I64("errno", errno));
         return false;
     }
     if (cred.uid == geteuid())
         return true;
-    ast_log_fields(AST_LOG_WARN, UPLINK_TARGET, "peer UID does not match daemon UID", AST_F_SECURITY,
-                   AST_F_U64("peer_uid", cred.uid), AST_F_U64("daemon_uid", geteuid()));
+    ast_log_fields(AST_LOG_WARN, UPLINK_TARGET, "peer UID does not match daemon UID",
+                   AST_F_SECURITY, AST_F_U64("peer_uid", cred.uid),
+                   AST_F_U64("daemon_uid", geteuid()));
     return false;
 }
 
@@ -126,8 +131,8 @@ static enum ast_rc bind_socket(struct ast_uplink_server *s, struct ast_err *err)
     return AST_OK;
 }
 
-enum ast_rc ast_uplink_listen(struct ast_kernel *k, struct ast_loop *loop, struct ast_uplink_server **ret,
-                              struct ast_err *err)
+enum ast_rc ast_uplink_listen(struct ast_kernel *k, struct ast_loop *loop,
+                              struct ast_uplink_server **ret, struct ast_err *err)
 {
     struct ast_uplink_server *s = calloc(1, sizeof *s);
     if (!s)
@@ -139,7 +144,8 @@ enum ast_rc ast_uplink_listen(struct ast_kernel *k, struct ast_loop *loop, struc
     ast_list_init(&s->conns);
     ast_lock_init(&s->lock, AST_LOCK_queue);
     s->path = ast_home_path(ast_kernel_host(k)->home, AST_HOME_SOCKET);
-    enum ast_rc rc = s->path ? ast_limiter_new(&s->limiter, err) : ast_fail(err, AST_E_NO_MEMORY, "socket server");
+    enum ast_rc rc = s->path ? ast_limiter_new(&s->limiter, err)
+                             : ast_fail(err, AST_E_NO_MEMORY, "socket server");
     if (!rc)
         rc = uplink_egress_open(s, err);
     if (!rc)
@@ -164,7 +170,7 @@ static void flush_all(struct ast_uplink_server *s)
     int64_t deadline = ast_mono_ns() + CLOSE_FLUSH_MS * AST_NS_PER_MS;
 
     uplink_egress_drain(s);
-    ast_list_each(&s->conns, it) {
+    ast_list_each (&s->conns, it) {
         struct uplink_conn *c = AST_CONTAINER_OF(it, struct uplink_conn, link);
         while (c->out_at < c->out.n) {
             int64_t left = (deadline - ast_mono_ns()) / AST_NS_PER_MS;
@@ -179,7 +185,8 @@ static void remove_file(struct ast_uplink_server *s)
 {
     struct stat st;
 
-    if (s->bound_ino && lstat(s->path, &st) == 0 && st.st_dev == s->bound_dev && st.st_ino == s->bound_ino)
+    if (s->bound_ino && lstat(s->path, &st) == 0 && st.st_dev == s->bound_dev &&
+        st.st_ino == s->bound_ino)
         unlink(s->path);
 }
 
@@ -192,7 +199,7 @@ void ast_uplink_close(struct ast_uplink_server *s)
     flush_all(s);
     uplink_egress_close(s);
     ast_loop_flush(s->loop); /* a drain may be on its way: no publisher can post another */
-    ast_list_each(&s->conns, it)
+    ast_list_each (&s->conns, it)
         uplink_conn_close(AST_CONTAINER_OF(it, struct uplink_conn, link));
     if (s->listen_fd >= 0)
         close(s->listen_fd);

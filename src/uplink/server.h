@@ -8,16 +8,16 @@
 
 #include "kernel/kernel.h"
 
-#define AST_UPLINK_MAX_CLIENTS 64u
-#define AST_UPLINK_MAX_QUEUE_BYTES (16u * 1024 * 1024)
+#define AST_UPLINK_MAX_CLIENTS      64u
+#define AST_UPLINK_MAX_QUEUE_BYTES  (16u * 1024 * 1024)
 #define AST_UPLINK_MAX_QUEUE_FRAMES 1024u
 
 struct ast_uplink_server;
 
 /* Cleans the path by spec 01 §3.1, binds, listens. The singleton lock is already held by the kernel. */
 AST_MUST_CHECK
-enum ast_rc ast_uplink_listen(struct ast_kernel *k, struct ast_loop *loop, struct ast_uplink_server **ret,
-                              struct ast_err *err);
+enum ast_rc ast_uplink_listen(struct ast_kernel *k, struct ast_loop *loop,
+                              struct ast_uplink_server **ret, struct ast_err *err);
 /* Flushes client queues (at most 1 s), hangs up, stops listening. The socket file stays: its disappearance tells clients that
  * the store is closed and a new daemon may start (spec 01 §16.5), so ast_uplink_free() comes after the kernel is gone. */
 void ast_uplink_close(struct ast_uplink_server *s);

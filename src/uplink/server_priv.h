@@ -9,9 +9,9 @@
 #include "uplink/reconcile.h"
 #include "uplink/server.h"
 
-#define UPLINK_TARGET "astrid.uplink"
-#define UPLINK_STEP_MS 5000u       /* each handshake step, spec 01 §4.5 */
-#define UPLINK_MAX_HANDSHAKES 64u  /* connections that have not proved themselves yet */
+#define UPLINK_TARGET         "astrid.uplink"
+#define UPLINK_STEP_MS        5000u /* each handshake step, spec 01 §4.5 */
+#define UPLINK_MAX_HANDSHAKES 64u   /* connections that have not proved themselves yet */
 #define UPLINK_MAX_PRINCIPALS 1024u /* distinct principals one connection may use */
 
 /*     accept          token ok              error, EOF, overflow
@@ -21,23 +21,23 @@
 enum conn_state { CONN_HANDSHAKE, CONN_OPEN, CONN_CLOSING /* flush what is queued, then close */ };
 
 struct uplink_conn {
-    struct ast_list link;            /* main loop: all connections */
+    struct ast_list link; /* main loop: all connections */
     struct ast_uplink_server *server;
     int fd;
     struct ast_watch *watch;
-    struct ast_timer *timer;         /* the running step's deadline */
-    enum conn_state state;           /* main loop */
-    bool in_body;                    /* main loop: the length arrived, the body is awaited */
-    struct ast_buf in, out;          /* main loop */
-    size_t out_at;                   /* bytes of `out` already written */
+    struct ast_timer *timer; /* the running step's deadline */
+    enum conn_state state;   /* main loop */
+    bool in_body;            /* main loop: the length arrived, the body is awaited */
+    struct ast_buf in, out;  /* main loop */
+    size_t out_at;           /* bytes of `out` already written */
     unsigned out_frames;
-    struct ast_reconcile reconcile;  /* main loop */
-    struct ast_principal recent;     /* main loop: last principal used; empty: none */
+    struct ast_reconcile reconcile; /* main loop */
+    struct ast_principal recent;    /* main loop: last principal used; empty: none */
 
     /* Under server->lock: read by publishers. */
-    bool listed;                     /* OPEN: messages are queued for it */
+    bool listed; /* OPEN: messages are queued for it */
     AST_VEC(struct ast_principal) principals;
-    char *session;                   /* of the latest prompt; owned; NULL: none */
+    char *session;                     /* of the latest prompt; owned; NULL: none */
     AST_VEC(struct ast_msg *) pending; /* owned references, bus order */
     size_t pending_bytes;
     bool overflowed;
@@ -47,11 +47,11 @@ struct uplink_conn {
 struct ast_uplink_server {
     struct ast_kernel *k;
     struct ast_loop *loop;
-    struct ast_uuid source;          /* constant for the daemon's life (spec 01 §8.5 N7) */
+    struct ast_uuid source; /* constant for the daemon's life (spec 01 §8.5 N7) */
     struct ast_limiter *limiter;
     int listen_fd;
     struct ast_watch *listen_watch;
-    char *path;                      /* the socket file, and what was bound there */
+    char *path; /* the socket file, and what was bound there */
     uint64_t bound_dev, bound_ino;
     struct ast_list conns;
     unsigned open_count, handshake_count;

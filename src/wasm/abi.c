@@ -14,7 +14,8 @@
 
 #define KEEP_ARENA ((size_t)64 * 1024) /* larger ones are given back after the host call */
 
-_Static_assert(sizeof(union ast_abi_slot) == sizeof(wasmtime_val_raw_t), "slots are the engine's raw values");
+_Static_assert(sizeof(union ast_abi_slot) == sizeof(wasmtime_val_raw_t),
+               "slots are the engine's raw values");
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "raw values are little-endian");
 
 _Thread_local struct ast_instance *wasm_running;
@@ -29,11 +30,11 @@ static void trap_with(struct ast_abi *a, const char *why)
 {
     a->has_trapped = true;
     if (a->row)
-        wasm_fault_set(wasm_call_fault(a->instance->call), AST_E_ABI, "%s %s: %s", a->row->module, a->row->name,
-                       why);
+        wasm_fault_set(wasm_call_fault(a->instance->call), AST_E_ABI, "%s %s: %s", a->row->module,
+                       a->row->name, why);
     else
-        wasm_fault_set(wasm_call_fault(a->instance->call), AST_E_ABI, "%s: %s", wasm_export_names[WASM_EXPORT_HOOK],
-                       why);
+        wasm_fault_set(wasm_call_fault(a->instance->call), AST_E_ABI, "%s: %s",
+                       wasm_export_names[WASM_EXPORT_HOOK], why);
 }
 
 static __attribute__((noinline)) void end_round(struct ast_abi *a)
@@ -48,7 +49,8 @@ static __attribute__((noinline)) void end_round(struct ast_abi *a)
     }
 }
 
-wasm_trap_t *wasm_abi_trampoline(void *env, wasmtime_caller_t *caller, wasmtime_val_raw_t *v, size_t n)
+wasm_trap_t *wasm_abi_trampoline(void *env, wasmtime_caller_t *caller, wasmtime_val_raw_t *v,
+                                 size_t n)
 {
     const struct ast_abi_import *row = env;
     struct ast_instance *i = wasm_running;
@@ -62,7 +64,8 @@ wasm_trap_t *wasm_abi_trampoline(void *env, wasmtime_caller_t *caller, wasmtime_
     if (a.has_lent || a.has_arena)
         end_round(&a);
     if (__builtin_expect(a.has_trapped || wasm_call_is_ending(i->call), 0)) {
-        wasm_fault_set(wasm_call_fault(i->call), AST_E_CANCELLED, "cancelled"); /* unless it trapped */
+        wasm_fault_set(wasm_call_fault(i->call), AST_E_CANCELLED,
+                       "cancelled"); /* unless it trapped */
         return host_trap();
     }
     return NULL;
@@ -120,14 +123,17 @@ static inline bool in_memory(struct ast_abi *a, uint32_t ptr, uint32_t len, uint
         trap_with(a, "pointer not aligned");
         return false;
     }
-    if (__builtin_expect(len > AST_ABI_MAX_BYTES || (end > i->size && !in_grown_memory(i, end)) || !i->size, 0)) {
+    if (__builtin_expect(len > AST_ABI_MAX_BYTES || (end > i->size && !in_grown_memory(i, end)) ||
+                             !i->size,
+                         0)) {
         trap_with(a, "pointer or length out of bounds");
         return false;
     }
     return true;
 }
 
-bool ast_abi_read(struct ast_abi *a, uint32_t ptr, uint32_t len, uint32_t align, const uint8_t **ret)
+bool ast_abi_read(struct ast_abi *a, uint32_t ptr, uint32_t len, uint32_t align,
+                  const uint8_t **ret)
 {
     if (!in_memory(a, ptr, len, align))
         return false;

@@ -39,22 +39,25 @@ struct ast_abi_import {
 
 #define AST_ABI_MAX_BYTES ((1u << 28) - 1) /* longest string or list, in bytes */
 
-struct ast_arena *ast_abi_arena(struct ast_abi *a);       /* per host call; reset when it returns */
-struct ast_call *ast_abi_call(struct ast_abi *a);         /* NULL while instantiating */
+struct ast_arena *ast_abi_arena(struct ast_abi *a); /* per host call; reset when it returns */
+struct ast_call *ast_abi_call(struct ast_abi *a);   /* NULL while instantiating */
 struct ast_instance *ast_abi_instance(struct ast_abi *a);
-void *ast_abi_user(struct ast_abi *a);                    /* `user` of the running call */
+void *ast_abi_user(struct ast_abi *a); /* `user` of the running call */
 
 /* Lifting. False: the call is trapped, stop working. */
-bool ast_abi_read(struct ast_abi *a, uint32_t ptr, uint32_t len, uint32_t align, const uint8_t **ret);
+bool ast_abi_read(struct ast_abi *a, uint32_t ptr, uint32_t len, uint32_t align,
+                  const uint8_t **ret);
 bool ast_abi_string(struct ast_abi *a, uint32_t ptr, uint32_t len, struct ast_str *ret);
 bool ast_abi_bytes(struct ast_abi *a, uint32_t ptr, uint32_t len, struct ast_str *ret);
 
-void ast_abi_trap(struct ast_abi *a, const char *why); /* why: static text; a guest bug, logged as such */
+/* why: static text; a guest bug, logged as such */
+void ast_abi_trap(struct ast_abi *a, const char *why);
 bool ast_abi_trapped(const struct ast_abi *a);
 
 /* Lowering. alloc calls the guest's cabi_realloc: memory may move, take fresh pointers after it. */
 bool ast_abi_alloc(struct ast_abi *a, uint32_t align, uint32_t size, uint32_t *ret_ptr);
-uint8_t *ast_abi_at(struct ast_abi *a, uint32_t ptr, uint32_t size, uint32_t align); /* NULL: trapped */
+/* NULL: trapped */
+uint8_t *ast_abi_at(struct ast_abi *a, uint32_t ptr, uint32_t size, uint32_t align);
 
 /* Resources: one handle table per instance (index 0 never given out, freed ones reused last-in
  * first-out, at most AST_ABI_MAX_HANDLES). Unknown or wrong-type handles trap. */

@@ -24,7 +24,7 @@
 
 #define MAC_BYTES 32u
 #define MAX_ENTRY ((size_t)512 * 1024 * 1024)
-#define CHUNK ((size_t)64 * 1024)
+#define CHUNK     ((size_t)64 * 1024)
 
 void wasm_cache_name(struct ast_str wasm, char out[static WASM_CACHE_NAME])
 {
@@ -38,8 +38,8 @@ void wasm_cache_name(struct ast_str wasm, char out[static WASM_CACHE_NAME])
     ast_hex_encode(digest, sizeof digest, out);
 }
 
-static void entry_mac(const struct ast_engine *e, const char *name, const uint8_t digest[static AST_BLAKE3_BYTES],
-                      uint8_t out[static MAC_BYTES])
+static void entry_mac(const struct ast_engine *e, const char *name,
+                      const uint8_t digest[static AST_BLAKE3_BYTES], uint8_t out[static MAC_BYTES])
 {
     uint8_t text[WASM_CACHE_NAME + AST_BLAKE3_BYTES];
     memcpy(text, name, WASM_CACHE_NAME);
@@ -89,15 +89,18 @@ static bool macs_equal(const uint8_t a[static MAC_BYTES], const uint8_t b[static
 }
 
 /* NULL with *ret_why when the entry cannot be trusted or does not fit this library. */
-static wasmtime_module_t *load_open_file(struct ast_engine *e, const char *name, int fd, const char **ret_why)
+static wasmtime_module_t *load_open_file(struct ast_engine *e, const char *name, int fd,
+                                         const char **ret_why)
 {
     struct stat st;
     *ret_why = "not a regular file of plausible size";
-    if (fstat(fd, &st) || !S_ISREG(st.st_mode) || st.st_size <= (off_t)MAC_BYTES || st.st_size > (off_t)MAX_ENTRY)
+    if (fstat(fd, &st) || !S_ISREG(st.st_mode) || st.st_size <= (off_t)MAC_BYTES ||
+        st.st_size > (off_t)MAX_ENTRY)
         return NULL;
     uint8_t digest[AST_BLAKE3_BYTES], want[MAC_BYTES], have[MAC_BYTES];
     *ret_why = "unreadable";
-    if (!digest_file(fd, (size_t)st.st_size - MAC_BYTES, digest) || !read_full(fd, have, sizeof have))
+    if (!digest_file(fd, (size_t)st.st_size - MAC_BYTES, digest) ||
+        !read_full(fd, have, sizeof have))
         return NULL;
     entry_mac(e, name, digest, want);
     *ret_why = "bad MAC";

@@ -119,7 +119,8 @@ static void out_release(struct sched_worker *w, struct sched_spare out)
 static uint64_t fuel_left(const struct ast_call *c)
 {
     uint64_t left = 0;
-    AST_ASSERT(!wasmtime_context_get_fuel(c->instance->ctx, &left)); /* fails only without fuel support */
+    AST_ASSERT(
+        !wasmtime_context_get_fuel(c->instance->ctx, &left)); /* fails only without fuel support */
     return left;
 }
 
@@ -129,18 +130,21 @@ static bool prepare(struct ast_call *c)
     struct ast_instance *i = c->instance;
     enum wasm_export entry = call_entries[c->cfg.entry][0];
     if (!i->module->has[entry]) {
-        wasm_fault_set(&c->fault, AST_E_UNSUPPORTED, "capsule does not export `%s`", wasm_export_names[entry]);
+        wasm_fault_set(&c->fault, AST_E_UNSUPPORTED, "capsule does not export `%s`",
+                       wasm_export_names[entry]);
         return false;
     }
     uint64_t initial = i->module->info.initial_memory_bytes;
     if (initial > c->cfg.memory_limit_bytes && i->calls == 0) { /* spec 05 §24 */
-        wasm_fault_set(&c->fault, AST_E_NO_CAPACITY, "initial memory of %llu bytes is over the limit of %llu",
+        wasm_fault_set(&c->fault, AST_E_NO_CAPACITY,
+                       "initial memory of %llu bytes is over the limit of %llu",
                        (unsigned long long)initial, (unsigned long long)c->cfg.memory_limit_bytes);
         return false;
     }
     c->memory_before = i->is_ready ? ast_instance_memory(i) : initial;
     wasm_inst_limit(i, c->cfg.memory_limit_bytes);
-    AST_ASSERT(!wasmtime_context_set_fuel(i->ctx, c->cfg.fuel)); /* fails only without fuel support */
+    AST_ASSERT(
+        !wasmtime_context_set_fuel(i->ctx, c->cfg.fuel)); /* fails only without fuel support */
     c->is_prepared = true;
     return true;
 }
@@ -151,10 +155,11 @@ static void begin_phase(struct ast_call *c)
     wasmtime_context_set_epoch_deadline(i->ctx, 1);
     c->has_entered = true;
     if (i->is_ready)
-        c->future = wasmtime_func_call_async(i->ctx, &i->drive, NULL, 0, NULL, 0, &c->trap, &c->error);
-    else
         c->future =
-            wasmtime_instance_pre_instantiate_async(i->module->pre, i->ctx, &i->instance, &c->trap, &c->error);
+            wasmtime_func_call_async(i->ctx, &i->drive, NULL, 0, NULL, 0, &c->trap, &c->error);
+    else
+        c->future = wasmtime_instance_pre_instantiate_async(i->module->pre, i->ctx, &i->instance,
+                                                            &c->trap, &c->error);
 }
 
 /* True: that was the last one. */
@@ -189,7 +194,8 @@ static void finish(struct sched_worker *w, struct ast_call *c)
         .rc = c->fault.rc,
         .error = c->fault.rc ? c->fault.text : "",
         .action = c->fault.rc ? AST_STR_NONE : ast_str_n(c->out.p, c->action_n),
-        .data = c->fault.rc || !c->has_data ? AST_STR_NONE : ast_str_n(c->out.p + c->action_n, c->data_n),
+        .data = c->fault.rc || !c->has_data ? AST_STR_NONE
+                                            : ast_str_n(c->out.p + c->action_n, c->data_n),
         .has_data = !c->fault.rc && c->has_data,
         .fuel_used = c->has_entered ? c->cfg.fuel - fuel_left(c) : 0,
         .memory_bytes = ast_instance_memory(i),
@@ -227,7 +233,8 @@ static bool publish_park(struct sched_worker *w, struct ast_call *c)
     atomic_fetch_add_explicit(&s->parked, 1, memory_order_relaxed);
     atomic_store(&c->state, CALL_PARKED);
     int expected = CALL_PARKED;
-    bool ours = call_may_resume(c) && atomic_compare_exchange_strong(&c->state, &expected, CALL_RUNNING);
+    bool ours =
+        call_may_resume(c) && atomic_compare_exchange_strong(&c->state, &expected, CALL_RUNNING);
     if (ours)
         atomic_fetch_sub_explicit(&s->parked, 1, memory_order_relaxed);
     ast_call_unref(c);
@@ -262,7 +269,8 @@ static void step(struct sched_worker *w, struct ast_call *c)
             if (!publish_park(w, c))
                 continue;
         } else {
-            atomic_store_explicit(&c->state, CALL_QUEUED, memory_order_relaxed); /* nobody else looks while not PARKED */
+            atomic_store_explicit(&c->state, CALL_QUEUED,
+                                  memory_order_relaxed); /* nobody else looks while not PARKED */
             ast_sched_post(c->sched, &c->task);
         }
         leave(w);
@@ -279,8 +287,8 @@ static void run_task(struct ast_task *t)
 
 /* --- For everybody ------------------------------------------------------------------------------- */
 
-enum ast_rc ast_call_start(struct ast_sched *s, const struct ast_call_config *cfg, struct ast_call **ret,
-                           struct ast_err *err)
+enum ast_rc ast_call_start(struct ast_sched *s, const struct ast_call_config *cfg,
+                           struct ast_call **ret, struct ast_err *err)
 {
     AST_ASSERT(cfg->instance->magic == WASM_INSTANCE_MAGIC && !cfg->instance->call && cfg->on_done);
     struct ast_call *c = malloc(sizeof *c);

@@ -21,10 +21,10 @@ struct ast_call {
     wasmtime_call_future_t *future; /* owned; NULL between phases */
     wasm_trap_t *trap;              /* written by the future's end, as is error */
     wasmtime_error_t *error;
-    enum call_pause pause; /* why the last poll ended early */
-    bool is_prepared;      /* the store carries this call's limits */
-    bool has_entered;      /* a future was made: guest code may have run */
-    uint32_t slice_tick;   /* tick at which this slice began */
+    enum call_pause pause;        /* why the last poll ended early */
+    bool is_prepared;             /* the store carries this call's limits */
+    bool has_entered;             /* a future was made: guest code may have run */
+    uint32_t slice_tick;          /* tick at which this slice began */
     struct ast_sched_timer timer; /* of the running park */
     uint64_t memory_before;
     struct sched_spare out; /* action and data of the result, owned */
@@ -36,12 +36,15 @@ struct ast_call {
     struct wasm_fault fault;
 };
 
-extern const enum wasm_export call_entries[][2]; /* by enum ast_call_entry: the export, its post-return */
+extern const enum wasm_export
+    call_entries[][2]; /* by enum ast_call_entry: the export, its post-return */
 
 /* A parked call may go on: woken, late or cancelled. */
 static inline bool call_may_resume(const struct ast_call *c)
 {
-    return atomic_load(&c->is_woken) || atomic_load(&c->is_late) || atomic_load(&c->head.is_cancelled);
+    return atomic_load(&c->is_woken) || atomic_load(&c->is_late) ||
+           atomic_load(&c->head.is_cancelled);
 }
 
-void call_unpark(struct ast_call *c); /* PARKED to QUEUED, by whoever gets there first; any thread */
+void call_unpark(
+    struct ast_call *c); /* PARKED to QUEUED, by whoever gets there first; any thread */

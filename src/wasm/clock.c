@@ -9,7 +9,7 @@
 
 #include "base/banned.h"
 
-#define TICK_NS ((int64_t)AST_ENGINE_TICK_MS * AST_NS_PER_MS)
+#define TICK_NS     ((int64_t)AST_ENGINE_TICK_MS * AST_NS_PER_MS)
 #define QUIET_TICKS 10u /* keeps a burst of short calls from waking the clock for each */
 
 static bool anybody_polls(const struct ast_sched *s)
@@ -79,7 +79,7 @@ static void wake_before(struct sched_clock *c, int64_t at_ns) AST_REQUIRES(c->lo
 {
     if (at_ns >= c->wakes_at_ns)
         return;
-    c->wakes_at_ns = at_ns; /* once is enough */
+    c->wakes_at_ns = at_ns;              /* once is enough */
     (void)pthread_cond_signal(&c->wake); /* cannot fail */
 }
 
@@ -116,7 +116,8 @@ void ast_sched_timer_stop(struct ast_sched *s, struct ast_sched_timer *t)
     ast_heap_remove(&c->heap, &t->node);
     while (c->running == t) {
         c->stoppers++;
-        (void)ast_cond_wait(&c->fn_done, &c->lock, -1); /* without deadline: only ends when signalled */
+        (void)ast_cond_wait(&c->fn_done, &c->lock,
+                            -1); /* without deadline: only ends when signalled */
         c->stoppers--;
         ast_heap_remove(&c->heap, &t->node); /* fn may have started it again */
     }

@@ -35,12 +35,12 @@
  * costs (26 us without, 9 us with, for eight touched pages). Covers data and stack in the usual C layout; Rust
  * guests, whose stack ends at 1 MiB, gain nothing from any affordable value. It is also what each slot that
  * was ever used keeps resident. */
-#define KEEP_MEMORY (128 * KIB)
-#define KEEP_TABLE (4 * KIB)
-#define WARM_SLOTS 64u        /* unused slots that keep their module's image */
-#define MAX_INSTANCES 16384u  /* 64 TiB of address space */
+#define KEEP_MEMORY        (128 * KIB)
+#define KEEP_TABLE         (4 * KIB)
+#define WARM_SLOTS         64u    /* unused slots that keep their module's image */
+#define MAX_INSTANCES      16384u /* 64 TiB of address space */
 #define MAX_TABLE_ELEMENTS 100000u
-#define MAX_TABLES 4u /* per module; linkers make one */
+#define MAX_TABLES         4u /* per module; linkers make one */
 
 #if defined(WASM_ASAN)
 const char *__asan_default_options(void);
@@ -144,7 +144,8 @@ static wasm_functype_t *functype(const char *params, const char *result)
 static bool row_is_sane(const struct ast_abi_import *row)
 {
     size_t n = strlen(row->params), m = strlen(row->result);
-    return n <= 17 && m <= 1 && strspn(row->params, "iI") == n && strspn(row->result, "iI") == m && row->adapter;
+    return n <= 17 && m <= 1 && strspn(row->params, "iI") == n && strspn(row->result, "iI") == m &&
+           row->adapter;
 }
 
 static enum ast_rc link_imports(struct ast_engine *e, struct ast_err *err)
@@ -152,14 +153,16 @@ static enum ast_rc link_imports(struct ast_engine *e, struct ast_err *err)
     for (size_t k = 0; k < e->host.import_count; k++) {
         const struct ast_abi_import *row = &e->host.imports[k];
         if (!row_is_sane(row))
-            return ast_fail(err, AST_E_INVALID, "import table: %s %s: bad signature", row->module, row->name);
+            return ast_fail(err, AST_E_INVALID, "import table: %s %s: bad signature", row->module,
+                            row->name);
         wasm_functype_t *type = functype(row->params, row->result);
         wasmtime_error_t *error = wasmtime_linker_define_func_unchecked(
             e->linker, row->module, strlen(row->module), row->name, strlen(row->name), type,
             wasm_abi_trampoline, (void *)(uintptr_t)row, /* finalizer= */ NULL);
         wasm_functype_delete(type);
         if (error)
-            return wasm_fail_error(err, AST_E_INVALID, "Failed to add Astrid host to linker", error);
+            return wasm_fail_error(err, AST_E_INVALID, "Failed to add Astrid host to linker",
+                                   error);
     }
     return AST_OK;
 }
@@ -167,24 +170,27 @@ static enum ast_rc link_imports(struct ast_engine *e, struct ast_err *err)
 static enum ast_rc link_natives(struct ast_engine *e, struct ast_err *err)
 {
     wasm_functype_t *type = functype("", "");
-    wasmtime_error_t *error = wasmtime_linker_define_func_unchecked(
-        e->linker, NATIVE_MODULE, strlen(NATIVE_MODULE), "drive", 5, type, wasm_call_drive, NULL, NULL);
+    wasmtime_error_t *error =
+        wasmtime_linker_define_func_unchecked(e->linker, NATIVE_MODULE, strlen(NATIVE_MODULE),
+                                              "drive", 5, type, wasm_call_drive, NULL, NULL);
     if (!error)
-        error = wasmtime_linker_define_async_func(e->linker, NATIVE_MODULE, strlen(NATIVE_MODULE), "suspend",
-                                                  7, type, wasm_call_suspend, NULL, NULL);
+        error =
+            wasmtime_linker_define_async_func(e->linker, NATIVE_MODULE, strlen(NATIVE_MODULE),
+                                              "suspend", 7, type, wasm_call_suspend, NULL, NULL);
     wasm_functype_delete(type);
     if (error)
         return wasm_fail_error(err, AST_E_INTERNAL, "Failed to add Astrid host to linker", error);
     return AST_OK;
 }
 
-void wasm_engine_natives(const struct ast_engine *e, wasmtime_context_t *ctx, wasmtime_func_t *ret_drive,
-                         wasmtime_func_t *ret_suspend)
+void wasm_engine_natives(const struct ast_engine *e, wasmtime_context_t *ctx,
+                         wasmtime_func_t *ret_drive, wasmtime_func_t *ret_suspend)
 {
     wasmtime_extern_t drive, suspend;
-    AST_ASSERT(wasmtime_linker_get(e->linker, ctx, NATIVE_MODULE, strlen(NATIVE_MODULE), "drive", 5, &drive));
-    AST_ASSERT(
-        wasmtime_linker_get(e->linker, ctx, NATIVE_MODULE, strlen(NATIVE_MODULE), "suspend", 7, &suspend));
+    AST_ASSERT(wasmtime_linker_get(e->linker, ctx, NATIVE_MODULE, strlen(NATIVE_MODULE), "drive", 5,
+                                   &drive));
+    AST_ASSERT(wasmtime_linker_get(e->linker, ctx, NATIVE_MODULE, strlen(NATIVE_MODULE), "suspend",
+                                   7, &suspend));
     *ret_drive = drive.of.func; /* functions own nothing: no wasmtime_extern_delete */
     *ret_suspend = suspend.of.func;
 }
@@ -195,8 +201,8 @@ static enum ast_rc index_resources(struct ast_engine *e, struct ast_err *err)
     for (size_t k = 0; k < e->host.resource_count; k++) {
         uint32_t id = e->host.resources[k].type_id;
         if (id >= WASM_TYPE_IDS)
-            return ast_fail(err, AST_E_INVALID, "resource table: type id %u of '%s' is too large", id,
-                            e->host.resources[k].name);
+            return ast_fail(err, AST_E_INVALID, "resource table: type id %u of '%s' is too large",
+                            id, e->host.resources[k].name);
         count = AST_MAX(count, id + 1);
     }
     if (!count)
@@ -210,7 +216,8 @@ static enum ast_rc index_resources(struct ast_engine *e, struct ast_err *err)
     return AST_OK;
 }
 
-static enum ast_rc open_cache(struct ast_engine *e, const struct ast_engine_config *cfg, struct ast_err *err)
+static enum ast_rc open_cache(struct ast_engine *e, const struct ast_engine_config *cfg,
+                              struct ast_err *err)
 {
     if (!cfg->cache_dir)
         return AST_OK;
@@ -225,11 +232,13 @@ static enum ast_rc open_cache(struct ast_engine *e, const struct ast_engine_conf
     return AST_OK;
 }
 
-enum ast_rc ast_engine_new(const struct ast_engine_config *cfg, struct ast_engine **ret, struct ast_err *err)
+enum ast_rc ast_engine_new(const struct ast_engine_config *cfg, struct ast_engine **ret,
+                           struct ast_err *err)
 {
     unsigned instances = cfg->instances ? cfg->instances : AST_ENGINE_INSTANCES;
     if (instances > MAX_INSTANCES)
-        return ast_fail(err, AST_E_INVALID, "%u instance slots, at most %u", instances, MAX_INSTANCES);
+        return ast_fail(err, AST_E_INVALID, "%u instance slots, at most %u", instances,
+                        MAX_INSTANCES);
     AST_AUTO(ast_engine_free) struct ast_engine *e = calloc(1, sizeof *e);
     if (!e)
         return ast_fail(err, AST_E_NO_MEMORY, "engine");
@@ -246,7 +255,8 @@ enum ast_rc ast_engine_new(const struct ast_engine_config *cfg, struct ast_engin
         if (can_reserve(instances))
             config_pooling(c, instances);
         else
-            ast_log_warn("wasm", "no address space for %u instance slots, allocating on demand", instances);
+            ast_log_warn("wasm", "no address space for %u instance slots, allocating on demand",
+                         instances);
     }
     e->wasm = wasm_engine_new_with_config(c); /* takes c */
     e->linker = wasmtime_linker_new(e->wasm);
@@ -279,7 +289,8 @@ enum ast_rc ast_wat_compile(struct ast_str text, struct ast_buf *out, struct ast
     wasmtime_error_t *error = wasmtime_wat2wasm(text.p, text.n, &bytes);
     if (error)
         return wasm_fail_error(err, AST_E_INVALID, "text format", error);
-    (void)ast_buf_add(out, ast_str_n(bytes.data, bytes.size)); /* sticky: checked on the next line */
+    (void)ast_buf_add(out,
+                      ast_str_n(bytes.data, bytes.size)); /* sticky: checked on the next line */
     wasm_byte_vec_delete(&bytes);
     return ast_buf_check(out, "binary format", err);
 }

@@ -22,19 +22,21 @@ struct ast_wasm_host {
 
 struct ast_engine_config {
     const struct ast_wasm_host *host;
-    const char *cache_dir;    /* compiled-code cache, created 0700; NULL: none */
-    const uint8_t *cache_key; /* 32 bytes: MAC key of cache entries; required with cache_dir; copied */
-    unsigned instances;       /* pooling allocator slots; 0 = AST_ENGINE_INSTANCES */
-    bool on_demand;           /* no pooling allocator (tests, installers) */
+    const char *cache_dir; /* compiled-code cache, created 0700; NULL: none */
+    /* 32 bytes: MAC key of cache entries; required with cache_dir; copied */
+    const uint8_t *cache_key;
+    unsigned instances; /* pooling allocator slots; 0 = AST_ENGINE_INSTANCES */
+    bool on_demand;     /* no pooling allocator (tests, installers) */
 };
 
-#define AST_ENGINE_INSTANCES 1024u
+#define AST_ENGINE_INSTANCES  1024u
 #define AST_ENGINE_MAX_MEMORY (64ull * 1024 * 1024) /* per instance; larger quotas are cut to it */
 #define AST_ENGINE_WASM_STACK (512u * 1024)
-#define AST_ENGINE_TICK_MS 10u
+#define AST_ENGINE_TICK_MS    10u
 
 AST_MUST_CHECK
-enum ast_rc ast_engine_new(const struct ast_engine_config *cfg, struct ast_engine **ret, struct ast_err *err);
+enum ast_rc ast_engine_new(const struct ast_engine_config *cfg, struct ast_engine **ret,
+                           struct ast_err *err);
 void ast_engine_free(struct ast_engine *e);
 AST_DEFINE_AUTO(struct ast_engine, ast_engine_free)
 

@@ -63,7 +63,8 @@ static struct ast_str interesting_line(struct ast_str text)
     return ast_str_first(text, AST_MIN(ast_str_find_byte(text, '\n'), (size_t)300));
 }
 
-bool wasm_fault_take(struct wasm_fault *f, wasmtime_error_t *error, wasm_trap_t *trap, enum ast_rc otherwise)
+bool wasm_fault_take(struct wasm_fault *f, wasmtime_error_t *error, wasm_trap_t *trap,
+                     enum ast_rc otherwise)
 {
     if (!error && !trap)
         return false;
@@ -87,7 +88,8 @@ bool wasm_fault_take(struct wasm_fault *f, wasmtime_error_t *error, wasm_trap_t 
     return true;
 }
 
-enum ast_rc wasm_fail_error(struct ast_err *err, enum ast_rc rc, const char *what, wasmtime_error_t *error)
+enum ast_rc wasm_fail_error(struct ast_err *err, enum ast_rc rc, const char *what,
+                            wasmtime_error_t *error)
 {
     struct wasm_fault f = { 0 };
     (void)wasm_fault_take(&f, error, NULL, rc); /* there is one */

@@ -36,14 +36,17 @@ static char *out_reserve(struct ast_call *c, size_t n)
 
 /* --- On the fiber: calling the guest ------------------------------------------------------------- */
 
-bool wasm_guest_call(struct ast_instance *i, enum wasm_export which, wasmtime_val_raw_t *v, size_t n)
+bool wasm_guest_call(struct ast_instance *i, enum wasm_export which, wasmtime_val_raw_t *v,
+                     size_t n)
 {
     wasm_trap_t *trap = NULL;
-    wasmtime_error_t *error = wasmtime_func_call_unchecked(i->ctx, wasm_inst_func(i, which), v, n, &trap);
+    wasmtime_error_t *error =
+        wasmtime_func_call_unchecked(i->ctx, wasm_inst_func(i, which), v, n, &trap);
     return !wasm_fault_take(&i->call->fault, error, trap, AST_E_INTERNAL);
 }
 
-static bool post_return(struct ast_instance *i, enum wasm_export which, wasmtime_val_raw_t *v, size_t n)
+static bool post_return(struct ast_instance *i, enum wasm_export which, wasmtime_val_raw_t *v,
+                        size_t n)
 {
     if (!i->module->has[which])
         return true;
@@ -61,7 +64,8 @@ static uint32_t load_u32(const uint8_t *p)
 }
 
 /* The two arguments are allocated before either is written: the second allocation may move memory. */
-static bool lower_arguments(struct ast_abi *a, const struct ast_call_config *cfg, wasmtime_val_raw_t *v)
+static bool lower_arguments(struct ast_abi *a, const struct ast_call_config *cfg,
+                            wasmtime_val_raw_t *v)
 {
     const struct ast_str args[2] = { cfg->action, cfg->payload };
     uint32_t at[2];
@@ -107,7 +111,8 @@ static bool lift_result(struct ast_call *c, struct ast_abi *a, uint32_t at)
     }
     char *to = out_reserve(c, action.n + data.n + 1);
     if (!to) {
-        wasm_fault_set(&c->fault, AST_E_NO_MEMORY, "no memory for a result of %zu bytes", action.n + data.n);
+        wasm_fault_set(&c->fault, AST_E_NO_MEMORY, "no memory for a result of %zu bytes",
+                       action.n + data.n);
         return false;
     }
     memcpy(to, action.p, action.n);
@@ -139,7 +144,8 @@ wasm_trap_t *wasm_call_drive(void *env, wasmtime_caller_t *caller, wasmtime_val_
     struct ast_call *c = i->call;
     wasmtime_val_raw_t none[1];
     if (!i->is_initialized) {
-        if (i->module->has[WASM_EXPORT_INITIALIZE] && !wasm_guest_call(i, WASM_EXPORT_INITIALIZE, none, 1))
+        if (i->module->has[WASM_EXPORT_INITIALIZE] &&
+            !wasm_guest_call(i, WASM_EXPORT_INITIALIZE, none, 1))
             return NULL;
         i->is_initialized = true;
     }
@@ -158,9 +164,9 @@ static bool may_resume(void *env)
     return call_may_resume(env);
 }
 
-void wasm_call_suspend(void *env, wasmtime_caller_t *caller, const wasmtime_val_t *args, size_t nargs,
-                       wasmtime_val_t *results, size_t nresults, wasm_trap_t **trap_ret,
-                       wasmtime_async_continuation_t *ret)
+void wasm_call_suspend(void *env, wasmtime_caller_t *caller, const wasmtime_val_t *args,
+                       size_t nargs, wasmtime_val_t *results, size_t nresults,
+                       wasm_trap_t **trap_ret, wasmtime_async_continuation_t *ret)
 {
     struct ast_instance *i = wasmtime_context_get_data(wasmtime_caller_context(caller));
     *ret = (wasmtime_async_continuation_t){ .callback = may_resume, .env = i->call };

@@ -13,14 +13,15 @@
 #include "base/banned.h"
 
 #define MAX_TABLE_ELEMENTS 100000
-#define MAX_TABLES 10
-#define MAX_INSTANCES 4
-#define MAX_MEMORIES 1
+#define MAX_TABLES         10
+#define MAX_INSTANCES      4
+#define MAX_MEMORIES       1
 
 static enum ast_rc instantiate_quietly(struct ast_instance *i, struct ast_err *err)
 {
     wasm_trap_t *trap = NULL;
-    wasmtime_error_t *error = wasmtime_instance_pre_instantiate(i->module->pre, i->ctx, &i->instance, &trap);
+    wasmtime_error_t *error =
+        wasmtime_instance_pre_instantiate(i->module->pre, i->ctx, &i->instance, &trap);
     struct wasm_fault fault = { 0 };
     if (wasm_fault_take(&fault, error, trap, AST_E_NO_CAPACITY))
         return ast_fail(err, AST_E_NO_CAPACITY, "instantiate: %s", fault.text);
@@ -79,7 +80,8 @@ void wasm_inst_limit(struct ast_instance *i, uint64_t bytes)
 void wasm_inst_ready(struct ast_instance *i)
 {
     wasmtime_extern_t memory;
-    AST_ASSERT(wasmtime_instance_export_get(i->ctx, &i->instance, "memory", 6, &memory)); /* module.c checked */
+    AST_ASSERT(wasmtime_instance_export_get(i->ctx, &i->instance, "memory", 6,
+                                            &memory)); /* module.c checked */
     i->memory = memory.of.memory;
     i->base = wasmtime_memory_data(i->ctx, &i->memory);
     i->is_ready = true;

@@ -12,8 +12,8 @@
 
 #include "base/banned.h"
 
-#define COMPILE "Failed to compile WASM component"           /* spec 05 §2.1 */
-#define LINK "Failed to pre-instantiate WASM component" /* spec 05 §2.1 */
+#define COMPILE   "Failed to compile WASM component"         /* spec 05 §2.1 */
+#define LINK      "Failed to pre-instantiate WASM component" /* spec 05 §2.1 */
 #define WASM_PAGE 65536u
 
 const char *const wasm_export_names[WASM_EXPORT_COUNT] = {
@@ -65,8 +65,9 @@ static bool func_matches(const wasm_externtype_t *type, const char *params, cons
 
 /* --- Exports ------------------------------------------------------------------------------------- */
 
-static enum ast_rc check_export(struct ast_module *m, struct ast_str name, const wasm_externtype_t *type,
-                                bool *has_memory, struct ast_err *err)
+static enum ast_rc check_export(struct ast_module *m, struct ast_str name,
+                                const wasm_externtype_t *type, bool *has_memory,
+                                struct ast_err *err)
 {
     if (ast_str_is(name, "memory")) {
         const wasm_memorytype_t *mem = wasm_externtype_as_memorytype_const(type);
@@ -139,7 +140,8 @@ static enum ast_rc check_imports(const struct ast_module *m, struct ast_err *err
 {
     wasm_importtype_vec_t imports;
     wasmtime_module_imports(m->module, &imports);
-    AST_AUTO(ast_buf_done) struct ast_buf unknown = AST_BUF_INIT(16 * 1024), wrong = AST_BUF_INIT(16 * 1024);
+    AST_AUTO(ast_buf_done)
+    struct ast_buf unknown = AST_BUF_INIT(16 * 1024), wrong = AST_BUF_INIT(16 * 1024);
     for (size_t i = 0; i < imports.size; i++) {
         struct ast_str module = name_str(wasm_importtype_module(imports.data[i]));
         struct ast_str name = name_str(wasm_importtype_name(imports.data[i]));
@@ -151,7 +153,8 @@ static enum ast_rc check_imports(const struct ast_module *m, struct ast_err *err
             list = &wrong;
         if (list)
             (void)ast_buf_addf(list, "%s`" AST_STR_FMT "` `" AST_STR_FMT "`", list->n ? ", " : "",
-                               AST_STR_ARG(module), AST_STR_ARG(name)); /* full: the message is cut anyway */
+                               AST_STR_ARG(module),
+                               AST_STR_ARG(name)); /* full: the message is cut anyway */
     }
     wasm_importtype_vec_delete(&imports);
     if (unknown.n)
@@ -183,7 +186,8 @@ static bool has_start_section(struct ast_str wasm)
     return false;
 }
 
-static enum ast_rc compile(struct ast_module *m, struct ast_str wasm, const char *name, struct ast_err *err)
+static enum ast_rc compile(struct ast_module *m, struct ast_str wasm, const char *name,
+                           struct ast_err *err)
 {
     struct ast_engine *e = m->engine;
     wasmtime_error_t *error =

@@ -18,7 +18,7 @@ struct ast_pool {
     struct ast_lock lock;
     struct ast_module *module; /* reference */
     struct ast_pool_config cfg;
-    unsigned cap; /* ceiling of live */
+    unsigned cap;                              /* ceiling of live */
     struct ast_list idle AST_GUARDED_BY(lock); /* oldest first */
     unsigned live, idle_count, leased, waiting AST_GUARDED_BY(lock);
     struct ast_pool_waiter *first, *last AST_GUARDED_BY(lock);
@@ -54,11 +54,11 @@ static struct ast_instance *from_link(struct ast_list *link)
 
 static bool serves(const struct ast_pool *p, const struct ast_instance *i, struct ast_str principal)
 {
-    return p->cfg.pinned ||
-           (i->is_tagged && ast_str_eq(ast_str_n(i->tag, i->tag_n), principal));
+    return p->cfg.pinned || (i->is_tagged && ast_str_eq(ast_str_n(i->tag, i->tag_n), principal));
 }
 
-static struct ast_instance *idle_take(struct ast_pool *p, struct ast_instance *i) AST_REQUIRES(p->lock)
+static struct ast_instance *idle_take(struct ast_pool *p, struct ast_instance *i)
+    AST_REQUIRES(p->lock)
 {
     ast_list_remove(&i->link);
     p->idle_count--;
@@ -66,7 +66,8 @@ static struct ast_instance *idle_take(struct ast_pool *p, struct ast_instance *i
 }
 
 /* The most recently returned one of that principal, else one that nobody has used yet. */
-static struct ast_instance *idle_find(struct ast_pool *p, struct ast_str principal) AST_REQUIRES(p->lock)
+static struct ast_instance *idle_find(struct ast_pool *p, struct ast_str principal)
+    AST_REQUIRES(p->lock)
 {
     struct ast_instance *unused = NULL;
     for (struct ast_list *it = p->idle.prev; it != &p->idle; it = it->prev) {
@@ -98,7 +99,8 @@ static void tag(struct ast_instance *i, struct ast_str principal)
 }
 
 /* When the engine is full, our own idle instances make room. */
-static enum ast_rc make_with_eviction(struct ast_pool *p, struct ast_instance **ret, struct ast_err *err)
+static enum ast_rc make_with_eviction(struct ast_pool *p, struct ast_instance **ret,
+                                      struct ast_err *err)
 {
     for (;;) {
         enum ast_rc rc = make(p, ret, err);
@@ -247,8 +249,8 @@ void ast_pool_return(struct ast_pool *p, struct ast_instance *i, bool clean)
 
 /* --- Life of the pool ---------------------------------------------------------------------------- */
 
-enum ast_rc ast_pool_new(struct ast_module *m, const struct ast_pool_config *cfg, struct ast_pool **ret,
-                         struct ast_err *err)
+enum ast_rc ast_pool_new(struct ast_module *m, const struct ast_pool_config *cfg,
+                         struct ast_pool **ret, struct ast_err *err)
 {
     AST_ASSERT(cfg->max > 0);
     AST_AUTO(ast_pool_free) struct ast_pool *p = calloc(1, sizeof *p);

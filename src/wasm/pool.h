@@ -12,9 +12,9 @@
 
 #include "wasm/engine.h"
 
-#define AST_POOL_MAX_CALLS 10000u
+#define AST_POOL_MAX_CALLS      10000u
 #define AST_POOL_MAX_KEEP_BYTES (8u * 1024 * 1024)
-#define AST_POOL_IDLE_SECS 30
+#define AST_POOL_IDLE_SECS      30
 
 struct ast_pool;
 struct ast_instance;
@@ -33,8 +33,8 @@ struct ast_pool_config {
 };
 
 AST_MUST_CHECK
-enum ast_rc ast_pool_new(struct ast_module *m, const struct ast_pool_config *cfg, struct ast_pool **ret,
-                         struct ast_err *err);
+enum ast_rc ast_pool_new(struct ast_module *m, const struct ast_pool_config *cfg,
+                         struct ast_pool **ret, struct ast_err *err);
 void ast_pool_free(struct ast_pool *p); /* no lease may be out */
 AST_DEFINE_AUTO(struct ast_pool, ast_pool_free)
 
@@ -64,5 +64,5 @@ struct ast_pool_stats {
 };
 void ast_pool_stats(struct ast_pool *p, struct ast_pool_stats *ret);
 
-void *ast_instance_state(struct ast_instance *i); /* what `make` returned */
+void *ast_instance_state(struct ast_instance *i);     /* what `make` returned */
 uint64_t ast_instance_memory(struct ast_instance *i); /* linear memory now, bytes */

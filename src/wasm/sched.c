@@ -13,7 +13,7 @@
 
 #include "base/banned.h"
 
-#define KEEP_SPARE ((size_t)64 * 1024)         /* a sleeping worker keeps that much for ever, */
+#define KEEP_SPARE     ((size_t)64 * 1024)  /* a sleeping worker keeps that much for ever, */
 #define LARGE_SPARE_NS (1 * AST_NS_PER_SEC) /* more than that so long */
 
 static _Thread_local struct sched_worker *self;
@@ -181,7 +181,8 @@ static struct ast_sched *allocate(struct ast_engine *e, unsigned workers)
     return s;
 }
 
-enum ast_rc ast_sched_new(struct ast_engine *e, unsigned workers, struct ast_sched **ret, struct ast_err *err)
+enum ast_rc ast_sched_new(struct ast_engine *e, unsigned workers, struct ast_sched **ret,
+                          struct ast_err *err)
 {
     if (!workers)
         workers = AST_MAX(ast_cpu_count(), 2u);
@@ -195,7 +196,8 @@ enum ast_rc ast_sched_new(struct ast_engine *e, unsigned workers, struct ast_sch
         return rc;
     }
     for (unsigned k = 0; k < workers; k++) {
-        rc = ast_thread_start(&s->workers[k].thread, "astrid-worker", worker_main, &s->workers[k], err);
+        rc = ast_thread_start(&s->workers[k].thread, "astrid-worker", worker_main, &s->workers[k],
+                              err);
         if (rc) {
             stop_workers(s, k);
             sched_clock_stop(s);

@@ -49,20 +49,22 @@ void ast_sched_timer_stop(struct ast_sched *s, struct ast_sched_timer *t);
 enum ast_call_entry { AST_CALL_HOOK, AST_CALL_RUN, AST_CALL_INSTALL, AST_CALL_UPGRADE };
 
 #define AST_FUEL_UNLIMITED UINT64_MAX
-#define AST_NO_DEADLINE INT64_MAX
-#define AST_CALL_MAX_RESULT (16u * 1024 * 1024) /* action and data of one capsule-result; more is an ABI fault */
+#define AST_NO_DEADLINE    INT64_MAX
+#define AST_CALL_MAX_RESULT                                                                        \
+    (16u * 1024 * 1024) /* action and data of one capsule-result; more is an ABI fault */
 
 struct ast_call_result {
-    enum ast_rc rc;         /* OK; TRAP, TIMEOUT, OUT_OF_FUEL, ABI, CANCELLED, NO_CAPACITY, UNSUPPORTED (no such
+    enum ast_rc
+        rc; /* OK; TRAP, TIMEOUT, OUT_OF_FUEL, ABI, CANCELLED, NO_CAPACITY, UNSUPPORTED (no such
                                export), INTERNAL */
-    const char *error;      /* one line without backtrace; "" on OK */
-    struct ast_str action;  /* HOOK: lifted capsule-result, valid during on_done */
+    const char *error;     /* one line without backtrace; "" on OK */
+    struct ast_str action; /* HOOK: lifted capsule-result, valid during on_done */
     struct ast_str data;
     bool has_data;
     uint64_t fuel_used;
-    uint64_t memory_bytes;  /* linear memory after the call */
+    uint64_t memory_bytes; /* linear memory after the call */
     bool memory_grew;
-    bool clean;             /* the instance may be reused */
+    bool clean; /* the instance may be reused */
 };
 
 struct ast_call_config {
@@ -70,9 +72,9 @@ struct ast_call_config {
     enum ast_call_entry entry;
     struct ast_str action, payload; /* HOOK; borrowed until on_done */
     uint64_t fuel;                  /* AST_FUEL_UNLIMITED for run loops and install hooks */
-    int64_t deadline_ns;            /* monotonic; AST_NO_DEADLINE. Trips when the guest runs again */
-    uint64_t memory_limit_bytes;    /* ceiling for growth; cut to AST_ENGINE_MAX_MEMORY */
-    void *user;                     /* ast_abi_user() */
+    int64_t deadline_ns;         /* monotonic; AST_NO_DEADLINE. Trips when the guest runs again */
+    uint64_t memory_limit_bytes; /* ceiling for growth; cut to AST_ENGINE_MAX_MEMORY */
+    void *user;                  /* ast_abi_user() */
     /* While the guest computes: called at each tick on the worker; false ends the call with TIMEOUT. NULL: none. */
     bool (*on_tick)(void *user, int64_t now_ns);
     /* Exactly once, on a worker, after the fiber is gone. The call object dies after it. May start other calls and
@@ -84,7 +86,8 @@ struct ast_call_config {
  * host function or several nested on_done, the call is queued. Fails for lack of memory, and with CLOSED while the
  * scheduler is being freed: then on_done was not called. */
 AST_MUST_CHECK
-enum ast_rc ast_call_start(struct ast_sched *s, const struct ast_call_config *cfg, struct ast_call **ret /* may be NULL; reference for ast_call_unref */,
+enum ast_rc ast_call_start(struct ast_sched *s, const struct ast_call_config *cfg,
+                           struct ast_call **ret /* may be NULL; reference for ast_call_unref */,
                            struct ast_err *err);
 
 /* References keep the object's memory, not the fiber: waking or cancelling a finished call is a no-op. Any thread. */

@@ -3,7 +3,7 @@
 
 #include "wasm/wasm_priv.h"
 
-#define SCHED_MAX_WORKERS 256u
+#define SCHED_MAX_WORKERS  256u
 #define SCHED_INLINE_DEPTH 4u /* calls started from on_done of calls started from on_done ... */
 
 /* A result buffer that a worker keeps for its next call. */
@@ -16,11 +16,12 @@ struct sched_spare {
 struct sched_worker {
     _Alignas(64) struct ast_sched *sched;
     pthread_t thread;
-    struct ast_call *current; /* being polled: we are on its fiber or just around it; NULL otherwise */
-    unsigned depth;           /* nested first polls */
+    /* being polled: we are on its fiber or just around it; NULL otherwise */
+    struct ast_call *current;
+    unsigned depth; /* nested first polls */
     struct sched_spare spare;
-    _Atomic bool is_polling;  /* read by the clock thread; pairs with sched_clock.is_ticking */
-    _Atomic uint64_t parks;   /* written by the worker only */
+    _Atomic bool is_polling; /* read by the clock thread; pairs with sched_clock.is_ticking */
+    _Atomic uint64_t parks;  /* written by the worker only */
 };
 
 /* Owner: any thread, under `lock`, but for the atomics. */
@@ -36,8 +37,9 @@ struct sched_clock {
     int64_t next_tick_ns AST_GUARDED_BY(lock);
     unsigned quiet_ticks AST_GUARDED_BY(lock);
     bool is_stopping AST_GUARDED_BY(lock);
-    _Atomic bool is_ticking;  /* seq_cst pair with sched_worker.is_polling: one of both sides sees the other */
-    _Atomic uint32_t ticks;   /* epoch ticks so far */
+    /* seq_cst pair with sched_worker.is_polling: one of both sides sees the other */
+    _Atomic bool is_ticking;
+    _Atomic uint32_t ticks; /* epoch ticks so far */
 };
 
 /* Owner: any thread; the queue and the list of calls under `lock`. */
@@ -60,7 +62,8 @@ struct ast_sched {
     struct sched_clock clock;
 };
 
-struct sched_worker *sched_self(void); /* NULL: not a worker thread. A fiber asks again after each park. */
+/* NULL: not a worker thread. A fiber asks again after each park. */
+struct sched_worker *sched_self(void);
 
 /* clock.c */
 AST_MUST_CHECK

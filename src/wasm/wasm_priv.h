@@ -44,9 +44,11 @@ struct wasm_fault {
 void wasm_fault_set(struct wasm_fault *f, enum ast_rc rc, const char *fmt, ...) AST_PRINTF(3, 4);
 /* Takes what the library returned (deletes both; either may be NULL). `otherwise` classifies an error that
  * carries no trap code and that we did not cause ourselves. True when there was one. */
-bool wasm_fault_take(struct wasm_fault *f, wasmtime_error_t *error, wasm_trap_t *trap, enum ast_rc otherwise);
+bool wasm_fault_take(struct wasm_fault *f, wasmtime_error_t *error, wasm_trap_t *trap,
+                     enum ast_rc otherwise);
 /* The first line of a library error as `err`, under `what`; deletes it. */
-enum ast_rc wasm_fail_error(struct ast_err *err, enum ast_rc rc, const char *what, wasmtime_error_t *error);
+enum ast_rc wasm_fail_error(struct ast_err *err, enum ast_rc rc, const char *what,
+                            wasmtime_error_t *error);
 
 /* --- Engine -------------------------------------------------------------------------------------- */
 
@@ -67,8 +69,8 @@ struct ast_engine {
 };
 
 /* drive and suspend of a store. */
-void wasm_engine_natives(const struct ast_engine *e, wasmtime_context_t *ctx, wasmtime_func_t *ret_drive,
-                         wasmtime_func_t *ret_suspend);
+void wasm_engine_natives(const struct ast_engine *e, wasmtime_context_t *ctx,
+                         wasmtime_func_t *ret_drive, wasmtime_func_t *ret_suspend);
 
 /* --- Compiled code on disk (cache.c) ------------------------------------------------------------- */
 
@@ -112,10 +114,10 @@ struct ast_module {
 
 /* Owner: whoever owns the instance. Index 0 is never used; freed indices are reused last-in first-out. */
 struct wasm_handle {
-    void *obj;     /* owned; NULL: free */
-    uint32_t type; /* type id */
+    void *obj;           /* owned; NULL: free */
+    uint32_t type;       /* type id */
     uint32_t prev, next; /* order of creation; next links free entries */
-    uint64_t lent; /* the round in which it was borrowed */
+    uint64_t lent;       /* the round in which it was borrowed */
 };
 
 struct wasm_handles {
@@ -123,7 +125,7 @@ struct wasm_handles {
     uint32_t cap;          /* entries allocated */
     uint32_t used;         /* entries ever used, v[0] included */
     uint32_t live;
-    uint32_t free; /* first free entry, 0 = none */
+    uint32_t free;  /* first free entry, 0 = none */
     uint64_t round; /* number of the running host call; an entry with lent == round is lent */
 };
 
@@ -139,19 +141,19 @@ void wasm_resource_drop(const struct ast_engine *e, uint32_t type, void *obj);
 /* --- Instance ------------------------------------------------------------------------------------ */
 
 #define WASM_INSTANCE_MAGIC 0x61737469u
-#define WASM_TAG_MAX 64
-#define WASM_ARENA_MAX ((size_t)128 * 1024 * 1024)
+#define WASM_TAG_MAX        64
+#define WASM_ARENA_MAX      ((size_t)128 * 1024 * 1024)
 
 /* Owner: the pool while idle; the lease holder while leased; the worker that runs its call meanwhile. */
 struct ast_instance {
     uint32_t magic;
-    bool may_leave;     /* false while cabi_realloc or a post-return runs: imports trap */
-    bool is_ready;      /* instantiated: `memory` is valid */
-    bool is_initialized; /* `_initialize` has run */
-    bool is_spent;      /* a call ended badly: never used again */
-    struct ast_call *call; /* borrowed; NULL between calls */
-    uint8_t *base;         /* guest memory, once ready: never moves */
-    size_t size;           /* of it when last seen: never shrinks */
+    bool may_leave;          /* false while cabi_realloc or a post-return runs: imports trap */
+    bool is_ready;           /* instantiated: `memory` is valid */
+    bool is_initialized;     /* `_initialize` has run */
+    bool is_spent;           /* a call ended badly: never used again */
+    struct ast_call *call;   /* borrowed; NULL between calls */
+    uint8_t *base;           /* guest memory, once ready: never moves */
+    size_t size;             /* of it when last seen: never shrinks */
     wasmtime_context_t *ctx; /* borrowed from store */
     wasmtime_memory_t memory;
     wasmtime_func_t suspend, drive;
@@ -199,9 +201,11 @@ struct ast_abi {
  * it saves two calls into the library (a tenth of the budget each); after a park the thread is another. */
 extern _Thread_local struct ast_instance *wasm_running __attribute__((tls_model("initial-exec")));
 
-wasm_trap_t *wasm_abi_trampoline(void *env, wasmtime_caller_t *caller, wasmtime_val_raw_t *v, size_t n);
+wasm_trap_t *wasm_abi_trampoline(void *env, wasmtime_caller_t *caller, wasmtime_val_raw_t *v,
+                                 size_t n);
 /* Guest calls; false: the call's fault says why, the guest must not run again. */
-bool wasm_guest_call(struct ast_instance *i, enum wasm_export which, wasmtime_val_raw_t *v, size_t n);
+bool wasm_guest_call(struct ast_instance *i, enum wasm_export which, wasmtime_val_raw_t *v,
+                     size_t n);
 
 /* --- One call (call.c) --------------------------------------------------------------------------- */
 
@@ -224,9 +228,9 @@ static inline bool wasm_call_is_ending(const struct ast_call *c)
 }
 
 wasm_trap_t *wasm_call_drive(void *env, wasmtime_caller_t *caller, wasmtime_val_raw_t *v, size_t n);
-void wasm_call_suspend(void *env, wasmtime_caller_t *caller, const wasmtime_val_t *args, size_t nargs,
-                       wasmtime_val_t *results, size_t nresults, wasm_trap_t **trap_ret,
-                       wasmtime_async_continuation_t *ret);
+void wasm_call_suspend(void *env, wasmtime_caller_t *caller, const wasmtime_val_t *args,
+                       size_t nargs, wasmtime_val_t *results, size_t nresults,
+                       wasm_trap_t **trap_ret, wasmtime_async_continuation_t *ret);
 wasmtime_error_t *wasm_call_epoch(const wasmtime_context_t *ctx, void *data, uint64_t *delta,
                                   wasmtime_update_deadline_kind_t *kind);
 struct wasm_fault *wasm_call_fault(struct ast_call *c);

@@ -7,6 +7,7 @@
 
 #include "base/fs.h"
 #include "capsule/install.h"
+
 #include "base/banned.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

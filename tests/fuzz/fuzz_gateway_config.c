@@ -1,5 +1,6 @@
 /* etc/gateway-http.toml from anywhere: refused with a text, or every origin in it passes the rules and the address parses. */
 #include "gateway/config_priv.h"
+
 #include "base/banned.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
@@ -17,7 +18,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     if (gw_address_parse(config.listen, &address, &err))
         AST_ASSERT(err.msg[0]);
-    ast_vec_each(&config.origins, origin)
+    ast_vec_each (&config.origins, origin)
         AST_ASSERT(!gw_origin_check(*origin, &err));
     return 0;
 }

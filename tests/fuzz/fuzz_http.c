@@ -12,7 +12,8 @@ static void heads(struct ast_str in)
     struct gw_request whole, pieces;
     size_t scanned = 0, scanned_whole = 0;
     unsigned status = 0, status_whole = 0;
-    enum gw_parse r = GW_PARSE_MORE, want = gw_parse_head(in, &scanned_whole, &whole, &status_whole);
+    enum gw_parse r = GW_PARSE_MORE,
+                  want = gw_parse_head(in, &scanned_whole, &whole, &status_whole);
 
     for (size_t n = 1; n <= in.n && r == GW_PARSE_MORE; n++)
         r = gw_parse_head(ast_str_first(in, n), &scanned, &pieces, &status);
@@ -22,18 +23,21 @@ static void heads(struct ast_str in)
     if (want != GW_PARSE_DONE)
         return;
     AST_ASSERT(whole.head_bytes <= in.n && whole.head_bytes == pieces.head_bytes);
-    AST_ASSERT(whole.field_count <= AST_GATEWAY_HEAD_FIELDS && whole.field_count == pieces.field_count);
+    AST_ASSERT(whole.field_count <= AST_GATEWAY_HEAD_FIELDS &&
+               whole.field_count == pieces.field_count);
     AST_ASSERT(ast_str_eq(whole.path, pieces.path));
 }
 
 static void chunks(struct ast_str in)
 {
-    AST_AUTO(ast_buf_done) struct ast_buf whole = AST_BUF_INIT(AST_GATEWAY_BODY_BYTES),
-                                          pieces = AST_BUF_INIT(AST_GATEWAY_BODY_BYTES);
+    AST_AUTO(ast_buf_done)
+    struct ast_buf whole = AST_BUF_INIT(AST_GATEWAY_BODY_BYTES),
+                   pieces = AST_BUF_INIT(AST_GATEWAY_BODY_BYTES);
     struct gw_chunks a = { 0 }, b = { 0 };
     size_t used = 0, used_whole = 0, at = 0;
     bool large = false, large_whole = false;
-    enum gw_parse r = GW_PARSE_MORE, want = gw_parse_chunks(&a, in, &used_whole, &whole, &large_whole);
+    enum gw_parse r = GW_PARSE_MORE,
+                  want = gw_parse_chunks(&a, in, &used_whole, &whole, &large_whole);
 
     while (at < in.n && r == GW_PARSE_MORE) {
         r = gw_parse_chunks(&b, ast_str_n(in.p + at, 1), &used, &pieces, &large);

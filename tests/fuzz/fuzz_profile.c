@@ -1,6 +1,7 @@
 /* A profile from anywhere: refused with a text, or what is granted is a valid capability pattern that matches itself. */
 #include "policy/capability.h"
 #include "policy/profile.h"
+
 #include "base/banned.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

@@ -5,6 +5,7 @@
 #include "astrid_json.h"
 #include "base/arena.h"
 #include "base/json.h"
+
 #include "base/banned.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);

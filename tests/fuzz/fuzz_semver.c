@@ -8,7 +8,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct ast_str rest = ast_str_n(data, size), req_text, version_text;
-    AST_AUTO(ast_buf_done) struct ast_buf once = AST_BUF_INIT(1 << 20), twice = AST_BUF_INIT(1 << 20);
+    AST_AUTO(ast_buf_done)
+    struct ast_buf once = AST_BUF_INIT(1 << 20), twice = AST_BUF_INIT(1 << 20);
     struct ast_semver_req req, again;
     struct ast_semver version;
     struct ast_err err = AST_ERR_INIT;

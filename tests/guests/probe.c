@@ -7,8 +7,8 @@
 #include "astrid_host.h"
 
 #define EXPORT(name) __attribute__((export_name(name)))
-#define OUT_MAX (4u << 20)
-#define SLOTS 300
+#define OUT_MAX      (4u << 20)
+#define SLOTS        300
 
 /* --- Memory: a bump allocator that starts again with each hook ----------------------------------- */
 
@@ -23,13 +23,15 @@ static void *grab(uint32_t size, uint32_t align)
     uint32_t end = at + size, have = (uint32_t)__builtin_wasm_memory_size(0) << 16;
     if (end < at)
         __builtin_trap();
-    if (end > have && __builtin_wasm_memory_grow(0, (end - have + 0xffff) >> 16) == (unsigned long)-1)
+    if (end > have &&
+        __builtin_wasm_memory_grow(0, (end - have + 0xffff) >> 16) == (unsigned long)-1)
         __builtin_trap();
     bump = (uint8_t *)end;
     return (void *)at;
 }
 
-EXPORT("cabi_realloc") void *cabi_realloc(void *old, uint32_t old_size, uint32_t align, uint32_t size)
+EXPORT("cabi_realloc")
+void *cabi_realloc(void *old, uint32_t old_size, uint32_t align, uint32_t size)
 {
     uint8_t *to = grab(size, align);
     for (uint32_t i = 0; i < old_size && i < size; i++)
@@ -88,12 +90,16 @@ static void put_err(const char *const *names, uint32_t count, uint8_t tag, struc
     }
 }
 
-static const char *const sys_errors[] = { "capability-denied", "config-key-reserved", "too-large",
-                                          "registry-unavailable", "cancelled", "unknown" };
-static const char *const ipc_errors[] = { "capability-denied", "invalid-input", "closed", "rate-limited",
-                                          "backpressure", "quota", "timeout", "unknown" };
-static const char *const kv_errors[] = { "invalid-key", "too-large", "quota", "cas-mismatch", "unknown" };
-static const char *const poll_errors[] = { "invalid-input", "closed", "too-large", "cancelled", "unknown" };
+static const char *const sys_errors[] = { "capability-denied", "config-key-reserved",
+                                          "too-large",         "registry-unavailable",
+                                          "cancelled",         "unknown" };
+static const char *const ipc_errors[] = { "capability-denied", "invalid-input", "closed",
+                                          "rate-limited",      "backpressure",  "quota",
+                                          "timeout",           "unknown" };
+static const char *const kv_errors[] = { "invalid-key", "too-large", "quota", "cas-mismatch",
+                                         "unknown" };
+static const char *const poll_errors[] = { "invalid-input", "closed", "too-large", "cancelled",
+                                           "unknown" };
 
 #define PUT_ERR(names, e) put_err(names, sizeof names / sizeof names[0], (e).tag, (e).u.unknown)
 #define UNIT(names, r)                                                                             \
@@ -703,16 +709,46 @@ static const struct {
     const char *name;
     void (*run)(void);
 } commands[] = {
-    { "config", do_config },   { "caller", do_caller },     { "log", do_log },           { "logfill", do_logfill },
-    { "ready", do_ready },     { "clock", do_clock },       { "sleep", do_sleep },       { "random", do_random },
-    { "check", do_check },     { "caps", do_caps },         { "pub", do_pub },           { "pubn", do_pubn },
-    { "pubas", do_pubas },     { "sub", do_sub },           { "subn", do_subn },         { "poll", do_poll },
-    { "recv", do_recv },       { "drop", do_drop },         { "bindings", do_bindings }, { "pollable", do_pollable },
-    { "is-ready", do_is_ready }, { "block", do_block },     { "wait", do_wait },         { "waitn", do_waitn },
-    { "pdrop", do_pdrop },     { "get", do_get },           { "set", do_set },           { "setn", do_setn },
-    { "setkey", do_setkey },   { "nulkey", do_nulkey },     { "del", do_del },           { "list", do_list },
-    { "page", do_page },       { "clear", do_clear },       { "cas", do_cas },           { "fill", do_fill },
-    { "fs", do_fs },           { "uplink", do_uplink },     { "bad", do_bad },           { "spin", do_spin },
+    { "config", do_config },
+    { "caller", do_caller },
+    { "log", do_log },
+    { "logfill", do_logfill },
+    { "ready", do_ready },
+    { "clock", do_clock },
+    { "sleep", do_sleep },
+    { "random", do_random },
+    { "check", do_check },
+    { "caps", do_caps },
+    { "pub", do_pub },
+    { "pubn", do_pubn },
+    { "pubas", do_pubas },
+    { "sub", do_sub },
+    { "subn", do_subn },
+    { "poll", do_poll },
+    { "recv", do_recv },
+    { "drop", do_drop },
+    { "bindings", do_bindings },
+    { "pollable", do_pollable },
+    { "is-ready", do_is_ready },
+    { "block", do_block },
+    { "wait", do_wait },
+    { "waitn", do_waitn },
+    { "pdrop", do_pdrop },
+    { "get", do_get },
+    { "set", do_set },
+    { "setn", do_setn },
+    { "setkey", do_setkey },
+    { "nulkey", do_nulkey },
+    { "del", do_del },
+    { "list", do_list },
+    { "page", do_page },
+    { "clear", do_clear },
+    { "cas", do_cas },
+    { "fill", do_fill },
+    { "fs", do_fs },
+    { "uplink", do_uplink },
+    { "bad", do_bad },
+    { "spin", do_spin },
     { "bench", do_bench },
 };
 

@@ -10,6 +10,7 @@
 #include "capsule/meta.h"
 #include "cli/daemon.h"
 #include "wasm/component.h"
+
 #include "base/banned.h"
 
 #define INSTALL_WAIT_MS 120000
@@ -56,13 +57,13 @@ static void print_missing_settings(const char *env_path, const struct ast_manife
         if (first)
             printf("  Settings it needs (%s):\n", env_path);
         first = false;
-        printf("    " AST_STR_FMT "%s" AST_STR_FMT "\n", AST_STR_ARG(m->env[i].name), m->env[i].request.n ? ": " : "",
-               AST_STR_ARG(m->env[i].request));
+        printf("    " AST_STR_FMT "%s" AST_STR_FMT "\n", AST_STR_ARG(m->env[i].name),
+               m->env[i].request.n ? ": " : "", AST_STR_ARG(m->env[i].request));
     }
 }
 
-static int finish_install(struct cli *cli, const char *target_dir, const char *version, const char *previous,
-                          const char *env_path, bool loaded)
+static int finish_install(struct cli *cli, const char *target_dir, const char *version,
+                          const char *previous, const char *env_path, bool loaded)
 {
     AST_AUTO(ast_manifest_free) struct ast_manifest *m = NULL;
     struct ast_err err = AST_ERR_INIT;
@@ -107,14 +108,16 @@ static int install_by_daemon(struct cli *cli, const char *source)
     cli_note("installing through the running daemon");
     enum ast_rc rc = ast_uplink_connect(&cli->home, &c, &err);
     if (!rc)
-        rc = cli_request(cli, c, "install_capsule", ast_buf_view(&request), INSTALL_WAIT_MS, &f, &data, &err);
+        rc = cli_request(cli, c, "install_capsule", ast_buf_view(&request), INSTALL_WAIT_MS, &f,
+                         &data, &err);
     ast_uplink_disconnect(c);
     if (rc)
         return cli_error(&err);
     struct ast_str previous = ast_json_str_or(data, AST_STR("previous_version"), AST_STR_NONE);
     return finish_install(cli, ast_json_str_or(data, AST_STR("target_dir"), AST_STR("")).p,
                           ast_json_str_or(data, AST_STR("installed_version"), AST_STR("?")).p,
-                          previous.n ? previous.p : NULL, ast_json_str_or(data, AST_STR("env_path"), AST_STR("")).p, true);
+                          previous.n ? previous.p : NULL,
+                          ast_json_str_or(data, AST_STR("env_path"), AST_STR("")).p, true);
 }
 
 static int install_here(struct cli *cli, const char *source, bool workspace)
@@ -127,10 +130,12 @@ static int install_here(struct cli *cli, const char *source, bool workspace)
     if (ast_install(&cli->home, source, &opt, &r, &err))
         return cli_error(&err);
     for (size_t i = 0; i < r.missing_import_count; i++)
-        cli_warning("it needs the interface " AST_STR_FMT "/" AST_STR_FMT " " AST_STR_FMT ", which no installed capsule offers",
+        cli_warning("it needs the interface " AST_STR_FMT "/" AST_STR_FMT " " AST_STR_FMT
+                    ", which no installed capsule offers",
                     AST_STR_ARG(r.missing_imports[i].ns), AST_STR_ARG(r.missing_imports[i].name),
                     AST_STR_ARG(r.missing_imports[i].version));
-    return finish_install(cli, r.target_dir, r.installed_version, r.previous_version, r.env_path, false);
+    return finish_install(cli, r.target_dir, r.installed_version, r.previous_version, r.env_path,
+                          false);
 }
 
 int cmd_capsule_install(struct cli *cli)
@@ -141,10 +146,12 @@ int cmd_capsule_install(struct cli *cli)
 
     if (cli_home(cli, &err))
         return cli_error(&err);
-    if (source.n && (source.p[0] == '@' || ast_str_find(source, AST_STR("github.com/")) != AST_STR_NPOS)) {
-        (void)ast_fail(&err, AST_E_UNSUPPORTED,
-                       "installing from a registry is not available in this build: download the .capsule archive and install "
-                       "that file");
+    if (source.n &&
+        (source.p[0] == '@' || ast_str_find(source, AST_STR("github.com/")) != AST_STR_NPOS)) {
+        (void)ast_fail(
+            &err, AST_E_UNSUPPORTED,
+            "installing from a registry is not available in this build: download the .capsule archive and install "
+            "that file");
         return cli_error(&err);
     }
     if (!workspace && cli_daemon_probe(cli, &err) == CLI_DAEMON_UP)
@@ -163,7 +170,8 @@ static enum ast_rc discover(struct cli *cli, struct ast_discovery *ret, struct a
 
 static int cmp_name(const void *a, const void *b)
 {
-    return ast_str_cmp(((const struct ast_discovered *)a)->manifest->name, ((const struct ast_discovered *)b)->manifest->name);
+    return ast_str_cmp(((const struct ast_discovered *)a)->manifest->name,
+                       ((const struct ast_discovered *)b)->manifest->name);
 }
 
 int cmd_capsule_list(struct cli *cli)
@@ -181,11 +189,13 @@ int cmd_capsule_list(struct cli *cli)
     ast_jw_array(&w);
     for (size_t i = 0; i < d.n; i++) {
         const struct ast_manifest *m = d.v[i].manifest;
-        struct ast_str level =
-            ast_str_starts(ast_str_c(d.v[i].dir), ast_str_c(cli->home.root)) ? AST_STR("user") : AST_STR("workspace");
+        struct ast_str level = ast_str_starts(ast_str_c(d.v[i].dir), ast_str_c(cli->home.root))
+                                   ? AST_STR("user")
+                                   : AST_STR("workspace");
         if (!json) {
-            printf(AST_STR_FMT " " AST_STR_FMT " [" AST_STR_FMT "] exports: %zu, imports: %zu\n", AST_STR_ARG(m->name),
-                   AST_STR_ARG(m->version), AST_STR_ARG(level), m->export_count, m->import_count);
+            printf(AST_STR_FMT " " AST_STR_FMT " [" AST_STR_FMT "] exports: %zu, imports: %zu\n",
+                   AST_STR_ARG(m->name), AST_STR_ARG(m->version), AST_STR_ARG(level),
+                   m->export_count, m->import_count);
             if (cli->verbose && m->description.n)
                 printf("  " AST_STR_FMT "\n  %s\n", AST_STR_ARG(m->description), d.v[i].dir);
             continue;
@@ -257,10 +267,12 @@ int cmd_capsule_show(struct cli *cli)
         cli_print_json(ast_buf_view(&out));
         return CLI_OK;
     }
-    printf(AST_STR_FMT " " AST_STR_FMT "\n  " AST_STR_FMT "\n  source:    " AST_STR_FMT "\n  hash:      " AST_STR_FMT
-           "\n  installed: " AST_STR_FMT "\n  updated:   " AST_STR_FMT "\n",
-           AST_STR_ARG(c->manifest->name), AST_STR_ARG(meta->version), AST_STR_ARG(c->manifest->description),
-           AST_STR_ARG(source), AST_STR_ARG(meta->wasm_hash), AST_STR_ARG(meta->installed_at), AST_STR_ARG(meta->updated_at));
+    printf(AST_STR_FMT " " AST_STR_FMT "\n  " AST_STR_FMT "\n  source:    " AST_STR_FMT
+                       "\n  hash:      " AST_STR_FMT "\n  installed: " AST_STR_FMT
+                       "\n  updated:   " AST_STR_FMT "\n",
+           AST_STR_ARG(c->manifest->name), AST_STR_ARG(meta->version),
+           AST_STR_ARG(c->manifest->description), AST_STR_ARG(source), AST_STR_ARG(meta->wasm_hash),
+           AST_STR_ARG(meta->installed_at), AST_STR_ARG(meta->updated_at));
     print_manifest_notes(c->manifest);
     return CLI_OK;
 }
@@ -268,8 +280,9 @@ int cmd_capsule_show(struct cli *cli)
 /* ---- remove ---- */
 
 /* The capsule that needs an interface only `m` offers; NULL when nobody does. */
-static const struct ast_manifest *sole_provider_for(const struct ast_discovery *d, const struct ast_manifest *m,
-                                                    const struct ast_manifest_interface **ret_interface)
+static const struct ast_manifest *sole_provider_for(
+    const struct ast_discovery *d, const struct ast_manifest *m,
+    const struct ast_manifest_interface **ret_interface)
 {
     for (size_t e = 0; e < m->export_count; e++) {
         size_t providers = 0;
@@ -280,7 +293,8 @@ static const struct ast_manifest *sole_provider_for(const struct ast_discovery *
         for (size_t i = 0; i < d->n && providers == 1; i++) {
             const struct ast_manifest *other = d->v[i].manifest;
             for (size_t k = 0; k < other->import_count && other != m; k++) {
-                if (other->imports[k].optional || !ast_str_eq(other->imports[k].ns, m->exports[e].ns) ||
+                if (other->imports[k].optional ||
+                    !ast_str_eq(other->imports[k].ns, m->exports[e].ns) ||
                     !ast_str_eq(other->imports[k].name, m->exports[e].name))
                     continue;
                 *ret_interface = &m->exports[e];
@@ -307,18 +321,23 @@ int cmd_capsule_remove(struct cli *cli)
         (void)ast_fail(&err, AST_E_NOT_FOUND, "Capsule '%s' is not installed.", cli->words[0]);
         return cli_error(&err);
     }
-    const struct ast_manifest *needs = cli_value(cli, "force") ? NULL : sole_provider_for(&d, c->manifest, &interface);
+    const struct ast_manifest *needs =
+        cli_value(cli, "force") ? NULL : sole_provider_for(&d, c->manifest, &interface);
     if (needs) {
         (void)ast_fail(&err, AST_E_CONFLICT,
-                       "Cannot remove '%s': it is the sole provider of '" AST_STR_FMT "/" AST_STR_FMT
-                       "' which is required by '" AST_STR_FMT "'. Use --force to override.",
-                       cli->words[0], AST_STR_ARG(interface->ns), AST_STR_ARG(interface->name), AST_STR_ARG(needs->name));
+                       "Cannot remove '%s': it is the sole provider of '" AST_STR_FMT
+                       "/" AST_STR_FMT "' which is required by '" AST_STR_FMT
+                       "'. Use --force to override.",
+                       cli->words[0], AST_STR_ARG(interface->ns), AST_STR_ARG(interface->name),
+                       AST_STR_ARG(needs->name));
         return cli_error(&err);
     }
     if (ast_fs_remove_tree(c->dir, &err))
         return cli_error(&err);
     if (cli_value(cli, "purge")) {
-        AST_AUTO(ast_cfree) char *env = ast_home_path(&cli->home, "home/default/.config/env/%s.env.json", cli->words[0]);
+        AST_AUTO(ast_cfree)
+        char *env =
+            ast_home_path(&cli->home, "home/default/.config/env/%s.env.json", cli->words[0]);
         if (env && unlink(env) && errno != ENOENT)
             cli_warning("could not delete %s", env);
     }

@@ -6,6 +6,7 @@
 
 #include "base/fs.h"
 #include "cli/daemon.h"
+
 #include "base/banned.h"
 
 #define ANSWER_WAIT_MS 300000
@@ -32,8 +33,9 @@ static enum ast_rc send_line(struct chat *c, struct ast_str text, struct ast_err
     ast_jw_kv_string(&w, "session_id", ast_str_c(c->session_text));
     ast_jw_end(&w);
     rc = ast_buf_check(&payload, "prompt", err);
-    return rc ? rc : ast_uplink_send(c->client, AST_STR("user.v1.prompt"), ast_buf_view(&payload), &c->session,
-                                     ast_principal_str(&who), err);
+    return rc ? rc
+              : ast_uplink_send(c->client, AST_STR("user.v1.prompt"), ast_buf_view(&payload),
+                                &c->session, ast_principal_str(&who), err);
 }
 
 static bool ask_yes_no(const struct ast_json *payload)
@@ -47,7 +49,8 @@ static bool ask_yes_no(const struct ast_json *payload)
     return fgets(line, sizeof line, stdin) && (line[0] == 'y' || line[0] == 'Y');
 }
 
-static enum ast_rc answer_approval(struct chat *c, const struct ast_json *payload, struct ast_err *err)
+static enum ast_rc answer_approval(struct chat *c, const struct ast_json *payload,
+                                   struct ast_err *err)
 {
     AST_AUTO(ast_buf_done) struct ast_buf topic = AST_BUF_INIT(1024);
     AST_AUTO(ast_buf_done) struct ast_buf body = AST_BUF_INIT(4096);
@@ -62,7 +65,8 @@ static enum ast_rc answer_approval(struct chat *c, const struct ast_json *payloa
     ast_jw_end(&w);
     if (topic.fail || body.fail)
         return ast_fail(err, AST_E_TOO_LARGE, "approval request with an oversized id");
-    return ast_uplink_send(c->client, ast_buf_view(&topic), ast_buf_view(&body), &c->session, AST_STR_NONE, err);
+    return ast_uplink_send(c->client, ast_buf_view(&topic), ast_buf_view(&body), &c->session,
+                           AST_STR_NONE, err);
 }
 
 static enum ast_rc read_answer(struct chat *c, struct ast_err *err)
@@ -80,12 +84,14 @@ static enum ast_rc read_answer(struct chat *c, struct ast_err *err)
         }
         if (!ast_str_is(type, "agent_response"))
             continue;
-        struct ast_str session = ast_json_str_or(f.payload, AST_STR("session_id"), AST_STR("default"));
+        struct ast_str session =
+            ast_json_str_or(f.payload, AST_STR("session_id"), AST_STR("default"));
         if (!ast_str_is(session, "default") && !ast_str_eq(session, ast_str_c(c->session_text)))
             continue;
         cli_print_text(stdout, ast_json_str_or(f.payload, AST_STR("text"), AST_STR("")));
         fflush(stdout);
-        (void)ast_json_bool(ast_json_member(f.payload, "is_final"), &done); /* absent: not the last */
+        (void)ast_json_bool(ast_json_member(f.payload, "is_final"),
+                            &done); /* absent: not the last */
     }
     putchar('\n');
     return AST_OK;
@@ -114,7 +120,8 @@ static enum ast_rc converse(struct chat *c, struct ast_err *err)
         if (!rc)
             rc = read_answer(c, err);
         if (rc == AST_E_TIMEOUT)
-            cli_warning("no answer within 5 minutes; is an agent capsule installed? `astrid capsule list` tells");
+            cli_warning(
+                "no answer within 5 minutes; is an agent capsule installed? `astrid capsule list` tells");
         else if (rc)
             return rc;
     }
@@ -136,7 +143,8 @@ int cmd_chat(struct cli *cli)
     ast_uuid_format(&c.session, c.session_text);
     enum ast_rc rc = cli_daemon_connect(cli, &c.client, &err);
     if (rc) {
-        ast_wrap(&err, rc, "Failed to connect to daemon. Check logs: %s/log", cli->home.root ? cli->home.root : "~/.astrid");
+        ast_wrap(&err, rc, "Failed to connect to daemon. Check logs: %s/log",
+                 cli->home.root ? cli->home.root : "~/.astrid");
         return cli_error(&err);
     }
     printf("Astrid 0.8.0, session %s\nType a message; /quit or Ctrl-D ends.\n", c.session_text);

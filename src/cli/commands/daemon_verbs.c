@@ -3,18 +3,21 @@
 #include <string.h>
 
 #include "cli/daemon.h"
+
 #include "base/banned.h"
 
 #define STATUS_WAIT_MS 10000
-#define STOP_WAIT_MS 5000
+#define STOP_WAIT_MS   5000
 
-static enum ast_rc get_status(struct cli *cli, struct ast_uplink_frame *f, const struct ast_json **ret, struct ast_err *err)
+static enum ast_rc get_status(struct cli *cli, struct ast_uplink_frame *f,
+                              const struct ast_json **ret, struct ast_err *err)
 {
     struct ast_uplink_client *c = NULL;
     enum ast_rc rc = ast_uplink_connect(&cli->home, &c, err);
 
     if (!rc)
-        rc = cli_request(cli, c, "status", AST_STR("{\"method\":\"GetStatus\"}"), STATUS_WAIT_MS, f, ret, err);
+        rc = cli_request(cli, c, "status", AST_STR("{\"method\":\"GetStatus\"}"), STATUS_WAIT_MS, f,
+                         ret, err);
     ast_uplink_disconnect(c);
     return rc;
 }
@@ -35,17 +38,13 @@ int cmd_start(struct cli *cli)
     struct ast_err err = AST_ERR_INIT;
 
     switch (cli_daemon_probe(cli, &err)) {
-    case CLI_DAEMON_UP:
-        cli_warning("Astrid daemon is already running.");
-        return CLI_OK;
-    case CLI_DAEMON_UNCLEAR:
-        return cli_error(&err);
+    case CLI_DAEMON_UP: cli_warning("Astrid daemon is already running."); return CLI_OK;
+    case CLI_DAEMON_UNCLEAR: return cli_error(&err);
     case CLI_DAEMON_STALE:
         if (cli_daemon_clean(cli, &err))
             return cli_error(&err);
         break;
-    case CLI_DAEMON_NONE:
-        break;
+    case CLI_DAEMON_NONE: break;
     }
     return spawn_persistent(cli);
 }
@@ -61,10 +60,12 @@ static enum ast_rc stop_daemon(struct cli *cli, const char *reason, struct ast_e
 
     ast_buf_addf(&request, "{\"method\":\"Shutdown\",\"params\":{\"reason\":\"%s\"}}", reason);
     if (!rc)
-        rc = cli_request(cli, c, "shutdown", ast_buf_view(&request), STATUS_WAIT_MS, &f, &data, err);
+        rc =
+            cli_request(cli, c, "shutdown", ast_buf_view(&request), STATUS_WAIT_MS, &f, &data, err);
     ast_uplink_disconnect(c);
     if (!rc && !cli_daemon_wait_gone(cli, STOP_WAIT_MS))
-        rc = ast_fail(err, AST_E_TIMEOUT, "the daemon accepted the request but still runs after 5 seconds");
+        rc = ast_fail(err, AST_E_TIMEOUT,
+                      "the daemon accepted the request but still runs after 5 seconds");
     return rc;
 }
 
@@ -73,18 +74,14 @@ int cmd_stop(struct cli *cli)
     struct ast_err err = AST_ERR_INIT;
 
     switch (cli_daemon_probe(cli, &err)) {
-    case CLI_DAEMON_NONE:
-        cli_info("No Astrid daemon is running.");
-        return CLI_OK;
+    case CLI_DAEMON_NONE: cli_info("No Astrid daemon is running."); return CLI_OK;
     case CLI_DAEMON_STALE:
         if (cli_daemon_clean(cli, &err))
             return cli_error(&err);
         cli_info("Cleaned up stale daemon socket.");
         return CLI_OK;
-    case CLI_DAEMON_UNCLEAR:
-        return cli_error(&err);
-    case CLI_DAEMON_UP:
-        break;
+    case CLI_DAEMON_UNCLEAR: return cli_error(&err);
+    case CLI_DAEMON_UP: break;
     }
     if (stop_daemon(cli, "astrid stop", &err))
         return cli_error(&err);
@@ -109,8 +106,8 @@ int cmd_restart(struct cli *cli)
 static void print_uptime(uint64_t s)
 {
     if (s >= 3600)
-        printf("%lluh%02llum%02llus", (unsigned long long)(s / 3600), (unsigned long long)(s / 60 % 60),
-               (unsigned long long)(s % 60));
+        printf("%lluh%02llum%02llus", (unsigned long long)(s / 3600),
+               (unsigned long long)(s / 60 % 60), (unsigned long long)(s % 60));
     else if (s >= 60)
         printf("%llum%02llus", (unsigned long long)(s / 60), (unsigned long long)(s % 60));
     else
@@ -124,14 +121,15 @@ static void print_status(const struct ast_json *s)
     struct ast_str unused, id;
     uint64_t pid = 0, uptime = 0, clients = 0;
 
-    (void)ast_json_u64(ast_json_member(s, "pid"), &pid); /* a field a future daemon drops shows as 0 */
+    (void)ast_json_u64(ast_json_member(s, "pid"),
+                       &pid); /* a field a future daemon drops shows as 0 */
     (void)ast_json_u64(ast_json_member(s, "uptime_secs"), &uptime);
     (void)ast_json_u64(ast_json_member(s, "connected_clients"), &clients);
     printf("\xe2\x9c\x93 Astrid daemon (PID %llu, uptime ", (unsigned long long)pid);
     print_uptime(uptime);
     printf(")\n  Version:    " AST_STR_FMT "\n  Clients:    %llu\n  Capsules:   %zu loaded\n",
-           AST_STR_ARG(ast_json_str_or(s, AST_STR("version"), AST_STR("?"))), (unsigned long long)clients,
-           ast_json_count(capsules));
+           AST_STR_ARG(ast_json_str_or(s, AST_STR("version"), AST_STR("?"))),
+           (unsigned long long)clients, ast_json_count(capsules));
     while (ast_json_next(&it, &unused, &one))
         if (ast_json_string(one, &id))
             printf("    - " AST_STR_FMT "\n", AST_STR_ARG(id));
@@ -166,7 +164,8 @@ int cmd_status(struct cli *cli)
     if (state == CLI_DAEMON_NONE)
         return no_daemon(cli, "No Astrid daemon is running.");
     if (state != CLI_DAEMON_UP || get_status(cli, &f, &status, &err)) {
-        cli_warning("Daemon socket exists but connection failed. It may be starting up or in a bad state.");
+        cli_warning(
+            "Daemon socket exists but connection failed. It may be starting up or in a bad state.");
         if (cli->verbose)
             cli_note("%s", err.msg);
         return cli_value(cli, "exit-code") ? CLI_FAILED : CLI_OK;

@@ -10,10 +10,11 @@
 
 #include "base/fs.h"
 #include "cli/cli.h"
+
 #include "base/banned.h"
 
 #define FOLLOW_MS 250
-#define TAIL_MAX (64u * 1024 * 1024) /* how far back the last lines are looked for */
+#define TAIL_MAX  (64u * 1024 * 1024) /* how far back the last lines are looked for */
 
 /* The regular file with the newest time stamp; the command line's own log is not meant. */
 static char *newest_file(const char *dir)
@@ -119,7 +120,8 @@ static enum ast_rc log_dir(struct cli *cli, char **ret, struct ast_err *err)
         struct ast_principal who;
         rc = ast_capsule_id_check(ast_str_c(cli->words[0]), err);
         if (!rc)
-            rc = agent ? ast_principal_parse(ast_str_c(agent), &who, err) : ast_principal_parse(AST_PRINCIPAL_DEFAULT, &who, err);
+            rc = agent ? ast_principal_parse(ast_str_c(agent), &who, err)
+                       : ast_principal_parse(AST_PRINCIPAL_DEFAULT, &who, err);
         if (rc)
             return rc;
         *ret = ast_home_path(&cli->home, "home/%s/.local/log/%s", who.name, cli->words[0]);

@@ -9,6 +9,7 @@
 #include "base/time.h"
 #include "cli/cli.h"
 #include "crypto/token.h"
+
 #include "base/banned.h"
 
 int cmd_version(struct cli *cli)
@@ -17,7 +18,9 @@ int cmd_version(struct cli *cli)
     (void)uname(&u); /* cannot fail with a valid pointer */
 
     if (cli_format(cli) == CLI_JSON)
-        printf("{\n  \"version\": \"0.8.0\",\n  \"commit\": \"" AST_GIT_SHA "\",\n  \"target\": \"%s-linux\"\n}\n", u.machine);
+        printf("{\n  \"version\": \"0.8.0\",\n  \"commit\": \"" AST_GIT_SHA
+               "\",\n  \"target\": \"%s-linux\"\n}\n",
+               u.machine);
     else
         printf("astrid 0.8.0\n  commit: " AST_GIT_SHA "\n  target: %s-linux\n", u.machine);
     return CLI_OK;
@@ -33,7 +36,9 @@ int cmd_help(struct cli *cli)
     }
     const struct cli_command *c = cli_find(cli->words, cli->word_count, &used);
     if (!c) {
-        fprintf(stderr, "error: unrecognized command '%s'\n\nFor more information, try 'astrid help'.\n", cli->words[0]);
+        fprintf(stderr,
+                "error: unrecognized command '%s'\n\nFor more information, try 'astrid help'.\n",
+                cli->words[0]);
         return CLI_USAGE;
     }
     cli_print_help(c);
@@ -86,11 +91,13 @@ int cmd_gateway_token(struct cli *cli)
     if (!rc && !path)
         rc = ast_fail(&err, AST_E_NO_MEMORY, "token");
     if (!rc && !ast_fs_exists(path))
-        rc = ast_fail(&err, AST_E_NOT_FOUND, "%s does not exist: start the daemon with the gateway enabled once", path);
+        rc = ast_fail(&err, AST_E_NOT_FOUND,
+                      "%s does not exist: start the daemon with the gateway enabled once", path);
     if (!rc)
         rc = ast_key_load_or_create(path, "gateway key", &key, &err);
     if (!rc)
-        rc = ast_bearer_mint(&key, who ? ast_str_c(who) : AST_PRINCIPAL_DEFAULT, ast_wall_secs(), lifetime, &token, &err);
+        rc = ast_bearer_mint(&key, who ? ast_str_c(who) : AST_PRINCIPAL_DEFAULT, ast_wall_secs(),
+                             lifetime, &token, &err);
     if (rc)
         return cli_error(&err);
     puts(token.p);

@@ -20,23 +20,23 @@
 #include "base/banned.h"
 
 #define SESSION_MAX AST_GATEWAY_BODY_BYTES
-#define DRAIN_STEP 64u
+#define DRAIN_STEP  64u
 
 struct stream {
     struct ast_gateway *g;
     struct gw_exchange *ex; /* owned reference */
     struct ast_bearer bearer;
-    struct ast_route *route; /* owned */
-    struct gw_prompt_scope scope; /* immutable: the filter reads it on any thread */
-    char *session;           /* owned; in scope */
-    struct ast_list link;    /* in g->streams, under g->streams_lock */
-    atomic_bool is_revoked;  /* any thread */
+    struct ast_route *route;           /* owned */
+    struct gw_prompt_scope scope;      /* immutable: the filter reads it on any thread */
+    char *session;                     /* owned; in scope */
+    struct ast_list link;              /* in g->streams, under g->streams_lock */
+    atomic_bool is_revoked;            /* any thread */
     AST_VEC(struct ast_msg *) pending; /* owned references, ascending seq, from `next` on */
     size_t next;
     uint64_t dropped_told;
-    int64_t end_ns;          /* limit of the stream */
-    int64_t expires_ns;      /* of the bearer, on the monotonic clock; INT64_MAX: never */
-    int64_t spoke_ns;        /* last event or comment */
+    int64_t end_ns;     /* limit of the stream */
+    int64_t expires_ns; /* of the bearer, on the monotonic clock; INT64_MAX: never */
+    int64_t spoke_ns;   /* last event or comment */
     bool said_ready, is_listed;
 };
 
@@ -67,9 +67,10 @@ void gw_streams_revoke(struct ast_gateway *g, struct ast_str principal, uint64_t
 {
     /* Woken under the lock: a stream leaves the list, under it, before it goes. */
     AST_WITH_LOCK(&g->streams_lock);
-    ast_list_each(&g->streams, it) {
+    ast_list_each (&g->streams, it) {
         struct stream *s = AST_CONTAINER_OF(it, struct stream, link);
-        if (!ast_str_eq(ast_principal_str(&s->bearer.principal), principal) || s->bearer.issued_at > epoch_secs)
+        if (!ast_str_eq(ast_principal_str(&s->bearer.principal), principal) ||
+            s->bearer.issued_at > epoch_secs)
             continue;
         atomic_store(&s->is_revoked, true);
         gw_exchange_wake(s->ex);
@@ -105,7 +106,8 @@ static bool take_pending(struct stream *s)
     bool complete = true;
     s->next = 0;
     ast_vec_clear(&s->pending);
-    for (size_t n; complete && (n = ast_route_drain(s->route, AST_ROUTE_BUDGET, step, DRAIN_STEP)) > 0;) {
+    for (size_t n;
+         complete && (n = ast_route_drain(s->route, AST_ROUTE_BUDGET, step, DRAIN_STEP)) > 0;) {
         for (size_t i = 0; i < n; i++) {
             if (complete && ast_vec_push(&s->pending, step[i]))
                 continue;
@@ -203,7 +205,8 @@ static int64_t expiry_ns(const struct ast_bearer *bearer, int64_t now_ns)
     return ns;
 }
 
-static enum ast_rc stream_open(struct gw_call *call, struct ast_str session, struct stream **ret, struct ast_err *err)
+static enum ast_rc stream_open(struct gw_call *call, struct ast_str session, struct stream **ret,
+                               struct ast_err *err)
 {
     struct ast_gateway *g = call->g;
     AST_AUTO(stream_free) struct stream *s = calloc(1, sizeof *s);
@@ -225,18 +228,21 @@ static enum ast_rc stream_open(struct gw_call *call, struct ast_str session, str
         .sees_elicits = ast_policy_holds(g->host->policy, ast_principal_str(&s->bearer.principal),
                                          AST_STR("capsule:install")),
     };
-    const struct ast_str topics[] = { AST_STR("agent.v1.response"), AST_STR("agent.v1.stream.delta"),
-                                      AST_STR("agent.v1.session_changed"), AST_STR("astrid.v1.elicit") };
-    enum ast_rc rc = ast_route_open(g->host->bus,
-                                    &(struct ast_route_config){ .patterns = topics,
-                                                                .pattern_count = AST_ARRAY_LEN(topics),
-                                                                .label = AST_STR("gateway"),
-                                                                .scope = s->scope.principal,
-                                                                .scope_admits_system = true,
-                                                                .filter = on_filter,
-                                                                .notify = on_notify,
-                                                                .arg = s },
-                                    &s->route, err);
+    const struct ast_str topics[] = { AST_STR("agent.v1.response"),
+                                      AST_STR("agent.v1.stream.delta"),
+                                      AST_STR("agent.v1.session_changed"),
+                                      AST_STR("astrid.v1.elicit") };
+    enum ast_rc rc =
+        ast_route_open(g->host->bus,
+                       &(struct ast_route_config){ .patterns = topics,
+                                                   .pattern_count = AST_ARRAY_LEN(topics),
+                                                   .label = AST_STR("gateway"),
+                                                   .scope = s->scope.principal,
+                                                   .scope_admits_system = true,
+                                                   .filter = on_filter,
+                                                   .notify = on_notify,
+                                                   .arg = s },
+                       &s->route, err);
     if (rc)
         return rc;
     ast_lock(&g->streams_lock);
@@ -247,7 +253,8 @@ static enum ast_rc stream_open(struct gw_call *call, struct ast_str session, str
     return AST_OK;
 }
 
-static enum ast_rc publish(const struct stream *s, const struct gw_prompt_request *p, struct ast_err *err)
+static enum ast_rc publish(const struct stream *s, const struct gw_prompt_request *p,
+                           struct ast_err *err)
 {
     AST_AUTO(ast_buf_done) struct ast_buf body = AST_BUF_INIT(16 * AST_GATEWAY_BODY_BYTES);
     struct ast_msg *msg = NULL;

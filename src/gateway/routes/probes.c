@@ -19,5 +19,6 @@ void gw_get_metrics(struct gw_call *call)
     if (ast_metrics_render(&text))
         gw_reply_internal(call, "the metrics are too large");
     else
-        gw_reply(call, 200, AST_STR("text/plain; version=0.0.4; charset=utf-8"), ast_buf_view(&text));
+        gw_reply(call, 200, AST_STR("text/plain; version=0.0.4; charset=utf-8"),
+                 ast_buf_view(&text));
 }

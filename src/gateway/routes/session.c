@@ -9,7 +9,8 @@ bool gw_caller_enabled(const struct gw_call *call)
 {
     /* Cached by the policy room; a miss reads one small file. */
     AST_AUTO(ast_profile_unref) struct ast_profile *profile = NULL;
-    return !ast_policy_profile(call->g->host->policy, ast_principal_str(&call->bearer.principal), &profile, NULL) &&
+    return !ast_policy_profile(call->g->host->policy, ast_principal_str(&call->bearer.principal),
+                               &profile, NULL) &&
            profile->exists && profile->enabled;
 }
 

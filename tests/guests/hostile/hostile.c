@@ -8,7 +8,9 @@ __attribute__((noinline)) static uint32_t dig(uint32_t depth)
     volatile uint32_t frame[64];
 
     frame[depth % 64] = depth;
-    return depth == UINT32_MAX ? 0 : dig(depth + 1) + frame[depth % 64]; /* the stack ends long before */
+    return depth == UINT32_MAX
+               ? 0
+               : dig(depth + 1) + frame[depth % 64]; /* the stack ends long before */
 }
 
 static struct astrid_result answer(struct astrid_str payload)
@@ -30,8 +32,10 @@ static struct astrid_result answer(struct astrid_str payload)
         while (__builtin_wasm_memory_grow(0, 16) != (uintptr_t)-1)
             sink++;
         /* The arena cannot grow any more: answer from what is left on the stack. */
-        static const char head[] = "{\"type\":\"agent_response\",\"is_final\":true,\"session_id\":\"default\",\"text\":\"the ceiling held\"}";
-        astrid_publish(ASTRID_STR("agent.v1.response"), (struct astrid_str){ head, sizeof head - 1 });
+        static const char head[] =
+            "{\"type\":\"agent_response\",\"is_final\":true,\"session_id\":\"default\",\"text\":\"the ceiling held\"}";
+        astrid_publish(ASTRID_STR("agent.v1.response"),
+                       (struct astrid_str){ head, sizeof head - 1 });
         return astrid_continue();
     }
     astrid_buf_lit(&b, "{\"type\":\"agent_response\",\"is_final\":true,\"session_id\":");

@@ -5,7 +5,8 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <cmocka.h>
+
+#include <cmocka.h> /* needs the ones above */
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -54,5 +55,6 @@ __attribute__((unused)) static void assert_holds(const char *text, const char *p
 }
 
 /* The smallest module that the extractor takes: one exported memory. */
-static const unsigned char tiny_wasm[] = { 0x00, 0x61, 0x73, 0x6d, 0x01, 0x00, 0x00, 0x00, 0x05, 0x03, 0x01, 0x00, 0x01, 0x07,
-                                           0x0a, 0x01, 0x06, 'm',  'e',  'm',  'o',  'r',  'y',  0x02, 0x00 };
+static const unsigned char tiny_wasm[] = { 0x00, 0x61, 0x73, 0x6d, 0x01, 0x00, 0x00, 0x00, 0x05,
+                                           0x03, 0x01, 0x00, 0x01, 0x07, 0x0a, 0x01, 0x06, 'm',
+                                           'e',  'm',  'o',  'r',  'y',  0x02, 0x00 };

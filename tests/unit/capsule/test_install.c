@@ -8,9 +8,11 @@
 #include "capsule/install.h"
 #include "capsule/meta.h"
 #include "crypto/hash.h"
+
 #include "base/banned.h"
 
-#define MANIFEST(name, version) "[package]\nname = \"" name "\"\nversion = \"" version "\"\n[[component]]\nfile = \"x.wasm\"\n"
+#define MANIFEST(name, version)                                                                    \
+    "[package]\nname = \"" name "\"\nversion = \"" version "\"\n[[component]]\nfile = \"x.wasm\"\n"
 
 static enum ast_rc install(const char *source, struct ast_install_result *r, struct ast_err *err)
 {
@@ -77,9 +79,12 @@ static void c07_16_installing_twice_leaves_one_blob(void **state)
     }
     AST_AUTO(ast_cfree) char *bin = ast_home_path(&test_home, "bin");
     AST_AUTO(ast_cfree) char *command = NULL;
-    assert_true(asprintf(&command, "test $(ls %s | wc -l) = 1 && test -z \"$(ls -A %s/../home/default/.local/capsules | grep -v "
-                                   "-e '^demo$' -e '^.lock$')\"",
-                         bin, bin) > 0);
+    assert_true(
+        asprintf(
+            &command,
+            "test $(ls %s | wc -l) = 1 && test -z \"$(ls -A %s/../home/default/.local/capsules | grep -v "
+            "-e '^demo$' -e '^.lock$')\"",
+            bin, bin) > 0);
     assert_int_equal(system(command), 0);
 }
 
@@ -101,7 +106,8 @@ static void c07_17_meta_keeps_the_first_date(void **state)
     assert_string_not_equal(first->updated_at.p, second->updated_at.p);
     AST_AUTO(ast_cfree) char *path = ast_fs_join(b.target_dir, "meta.json");
     assert_int_equal(ast_fs_read(path, 65536, &text, NULL), AST_OK);
-    assert_true(ast_str_starts(ast_buf_view(&text), AST_STR("{\n  \"version\": \"1.1.0\",\n  \"installed_at\": \"")));
+    assert_true(ast_str_starts(ast_buf_view(&text),
+                               AST_STR("{\n  \"version\": \"1.1.0\",\n  \"installed_at\": \"")));
     assert_null(strstr(text.p, "imports"));
     assert_non_null(strstr(text.p, "+00:00\""));
     assert_int_equal(text.p[text.n - 1], '}');
@@ -114,8 +120,9 @@ static void c07_13_a_bad_id_never_installs(void **state)
     (void)state;
     source_with(MANIFEST("Bad Name!", "1.0.0"));
     assert_int_not_equal(install("src", &r, &err), AST_OK);
-    assert_holds(err.msg,
-                 "Unsupported entry point: capsule id must contain only lowercase alphanumeric characters and hyphens, got: Bad Name!");
+    assert_holds(
+        err.msg,
+        "Unsupported entry point: capsule id must contain only lowercase alphanumeric characters and hyphens, got: Bad Name!");
     assert_false(exists("home/default/.local/capsules"));
 }
 
@@ -146,7 +153,9 @@ static void c07_21_links_stay_inside_the_source(void **state)
     unlink(link);
     assert_int_equal(symlink("/etc/passwd", link), 0);
     assert_int_not_equal(install("src", &r, &err), AST_OK);
-    assert_holds(err.msg, "resolves outside the capsule source root (/etc/passwd); refusing to copy (sandbox-escape vector)");
+    assert_holds(
+        err.msg,
+        "resolves outside the capsule source root (/etc/passwd); refusing to copy (sandbox-escape vector)");
     assert_true(exists("home/default/.local/capsules/demo/real")); /* the old install stays */
     unlink(link);
     assert_int_equal(symlink("nowhere", link), 0);
@@ -196,11 +205,16 @@ static void bad_components_are_refused(void **state)
     static const struct {
         const char *manifest, *error;
     } rows[] = {
-        { "[package]\nname = \"a\"\nversion = \"1.0.0\"\n[[component]]\nfile = \"gone.wasm\"\n", "is missing from" },
-        { "[package]\nname = \"a\"\nversion = \"1.0.0\"\n[[component]]\nfile = \"/etc/hosts\"\n", "lies outside" },
-        { "[package]\nname = \"a\"\nversion = \"1.0.0\"\n[[component]]\nfile = \"Capsule.toml\"\n", "is not a .wasm file" },
-        { "[package]\nname = \"a\"\nversion = \"1.0.0\"\n[[component]]\nfile = \"x.wasm\"\nhash = \"00\"\n", "component hash mismatch" },
-        { "[package]\nname = \"a\"\nversion = \"1.0.0\"\n[[component]]\nfile = \"junk.wasm\"\n", "failed to content-address WASM binary" },
+        { "[package]\nname = \"a\"\nversion = \"1.0.0\"\n[[component]]\nfile = \"gone.wasm\"\n",
+          "is missing from" },
+        { "[package]\nname = \"a\"\nversion = \"1.0.0\"\n[[component]]\nfile = \"/etc/hosts\"\n",
+          "lies outside" },
+        { "[package]\nname = \"a\"\nversion = \"1.0.0\"\n[[component]]\nfile = \"Capsule.toml\"\n",
+          "is not a .wasm file" },
+        { "[package]\nname = \"a\"\nversion = \"1.0.0\"\n[[component]]\nfile = \"x.wasm\"\nhash = \"00\"\n",
+          "component hash mismatch" },
+        { "[package]\nname = \"a\"\nversion = \"1.0.0\"\n[[component]]\nfile = \"junk.wasm\"\n",
+          "failed to content-address WASM binary" },
     };
     (void)state;
     for (size_t i = 0; i < AST_ARRAY_LEN(rows); i++) {
@@ -220,8 +234,10 @@ static void a_leftover_backup_is_put_back(void **state)
     (void)state;
     source_with(MANIFEST("demo", "1.0.0"));
     must_install("src", &r);
-    AST_AUTO(ast_cfree) char *backup = ast_home_path(&test_home, "home/default/.local/capsules/demo.bak");
-    assert_int_equal(rename(r.target_dir, backup), 0); /* as a crash between the two renames leaves it */
+    AST_AUTO(ast_cfree)
+    char *backup = ast_home_path(&test_home, "home/default/.local/capsules/demo.bak");
+    assert_int_equal(rename(r.target_dir, backup),
+                     0); /* as a crash between the two renames leaves it */
     must_install("src", &again);
     assert_true(again.upgrade);
     assert_false(ast_fs_exists(backup));
@@ -262,8 +278,9 @@ static void an_archive_installs_like_a_folder(void **state)
     put_text("src/extra/file", "x");
     if (ast_archive_pack(src, packed, &err))
         fail_msg("%s", err.msg);
-    shell("cd %s && test \"$(tar tzf demo.capsule | tr '\\n' ' ')\" = 'Capsule.toml x.wasm extra/ extra/file wit/ wit/a.wit '",
-          test_home.root);
+    shell(
+        "cd %s && test \"$(tar tzf demo.capsule | tr '\\n' ' ')\" = 'Capsule.toml x.wasm extra/ extra/file wit/ wit/a.wit '",
+        test_home.root);
     must_install("demo.capsule", &r);
     assert_true(exists("home/default/.local/capsules/demo/extra/file"));
     shell("cd %s && cp demo.capsule again.capsule", test_home.root);
@@ -286,11 +303,15 @@ static void c07_19_malicious_archives_abort(void **state)
     static const struct {
         const char *make, *error;
     } rows[] = {
-        { "tar czPf ../m.capsule /etc/hostname", "Malicious archive detected: invalid path '/etc/hostname'" },
+        { "tar czPf ../m.capsule /etc/hostname",
+          "Malicious archive detected: invalid path '/etc/hostname'" },
         { "tar czPf ../m.capsule ../src/a", "Malicious archive detected: invalid path '../src/a'" },
-        { "ln -sf a l && tar czf ../m.capsule l", "Malicious archive detected: symlinks are not allowed ('l')" },
-        { "ln -f a h && tar czf ../m.capsule a h", "Malicious archive detected: symlinks are not allowed ('h')" },
-        { "mkfifo f && tar czf ../m.capsule f", "Malicious archive detected: only files and directories are allowed ('f')" },
+        { "ln -sf a l && tar czf ../m.capsule l",
+          "Malicious archive detected: symlinks are not allowed ('l')" },
+        { "ln -f a h && tar czf ../m.capsule a h",
+          "Malicious archive detected: symlinks are not allowed ('h')" },
+        { "mkfifo f && tar czf ../m.capsule f",
+          "Malicious archive detected: only files and directories are allowed ('f')" },
         { "echo junk > ../m.capsule", "Failed to read archive entry" },
         { "tar cf ../m.capsule a", "Failed to read archive entry" },
         { "head -c 100 /dev/zero | gzip > ../m.capsule", "" },
@@ -372,11 +393,14 @@ static void c07_26_uplinks_first_and_providers_before_importers(void **state)
     AST_AUTO(ast_discovery_done) struct ast_discovery d = { 0 };
     (void)state;
     installed("a-user", "[imports]\n\"x:one\" = \"^1\"\n");
-    installed("b-middle", "[imports]\n\"x:two\" = { version = \"^1\", optional = true }\n[exports]\n\"x:one\" = \"1.0.0\"\n");
+    installed(
+        "b-middle",
+        "[imports]\n\"x:two\" = { version = \"^1\", optional = true }\n[exports]\n\"x:one\" = \"1.0.0\"\n");
     installed("c-base", "[exports]\n\"x:two\" = \"1.5.0\"\n");
     installed("z-uplink", "[capabilities]\nuplink = true\n");
     installed("broken", "[imports]\n\":\" = 5\n");
-    put_text("home/default/.local/capsules/a-user.bak/Capsule.toml", "[package]\nname = \"a-user\"\nversion = \"0.1.0\"\n");
+    put_text("home/default/.local/capsules/a-user.bak/Capsule.toml",
+             "[package]\nname = \"a-user\"\nversion = \"0.1.0\"\n");
     assert_int_equal(ast_discover(&test_home, NULL, &d, NULL), AST_OK);
     assert_int_equal(d.n, 4);
     ast_discovery_sort(&d);
@@ -406,13 +430,24 @@ static void c07_27_a_cycle_keeps_discovery_order(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(c07_15_install_fills_the_content_store), T(c07_16_installing_twice_leaves_one_blob),
-        T(c07_17_meta_keeps_the_first_date), T(c07_13_a_bad_id_never_installs), T(c07_14_dot_dot_writes_nothing_outside),
-        T(c07_21_links_stay_inside_the_source), T(c07_22_what_is_skipped), T(c07_23_a_large_wit_file_aborts_first),
-        T(bad_components_are_refused), T(a_leftover_backup_is_put_back), T(an_archive_installs_like_a_folder),
-        T(archives_with_dots_in_front_are_read), T(c07_19_malicious_archives_abort), T(c07_20_setuid_bits_are_not_kept),
-        T(truncated_archives_are_errors), T(a_bomb_stops_at_the_limit),
-        T(c07_26_uplinks_first_and_providers_before_importers), T(c07_27_a_cycle_keeps_discovery_order),
+        T(c07_15_install_fills_the_content_store),
+        T(c07_16_installing_twice_leaves_one_blob),
+        T(c07_17_meta_keeps_the_first_date),
+        T(c07_13_a_bad_id_never_installs),
+        T(c07_14_dot_dot_writes_nothing_outside),
+        T(c07_21_links_stay_inside_the_source),
+        T(c07_22_what_is_skipped),
+        T(c07_23_a_large_wit_file_aborts_first),
+        T(bad_components_are_refused),
+        T(a_leftover_backup_is_put_back),
+        T(an_archive_installs_like_a_folder),
+        T(archives_with_dots_in_front_are_read),
+        T(c07_19_malicious_archives_abort),
+        T(c07_20_setuid_bits_are_not_kept),
+        T(truncated_archives_are_errors),
+        T(a_bomb_stops_at_the_limit),
+        T(c07_26_uplinks_first_and_providers_before_importers),
+        T(c07_27_a_cycle_keeps_discovery_order),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

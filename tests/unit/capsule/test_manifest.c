@@ -2,6 +2,7 @@
 #include "capsule_test.h"
 
 #include "capsule/manifest.h"
+
 #include "base/banned.h"
 
 #define PACKAGE "[package]\nname = \"x\"\nversion = \"1.0.0\"\n"
@@ -87,17 +88,21 @@ static void c07_01_only_name_and_version_are_needed(void **state)
     assert_int_equal(m->component_count + m->publish_count + m->subscribe_count + m->env_count, 0);
     struct ast_manifest *none = NULL;
     struct ast_err err = AST_ERR_INIT;
-    assert_int_equal(ast_manifest_parse(AST_STR("[package]\nname = \"x\"\n"), &none, &err), AST_E_INVALID);
+    assert_int_equal(ast_manifest_parse(AST_STR("[package]\nname = \"x\"\n"), &none, &err),
+                     AST_E_INVALID);
     assert_holds(err.msg, "missing field `version`");
-    assert_int_equal(ast_manifest_parse(AST_STR("[package]\nversion = \"1.0.0\"\n"), &none, &err), AST_E_INVALID);
+    assert_int_equal(ast_manifest_parse(AST_STR("[package]\nversion = \"1.0.0\"\n"), &none, &err),
+                     AST_E_INVALID);
     assert_holds(err.msg, "missing field `name`");
 }
 
 static void c07_02_removed_forms_load_with_a_warning(void **state)
 {
-    AST_AUTO(ast_manifest_free) struct ast_manifest *m =
-        parse(PACKAGE "[[interceptor]]\nevent = \"a\"\naction = \"b\"\n[[topic]]\nx = 1\n[[cron]]\ny = 2\n"
-                      "[capabilities]\nipc_publish = [\"a\"]\n[anything]\nz = 1\n");
+    AST_AUTO(ast_manifest_free)
+    struct ast_manifest *m =
+        parse(PACKAGE
+              "[[interceptor]]\nevent = \"a\"\naction = \"b\"\n[[topic]]\nx = 1\n[[cron]]\ny = 2\n"
+              "[capabilities]\nipc_publish = [\"a\"]\n[anything]\nz = 1\n");
     (void)state;
     assert_int_equal(m->subscribe_count, 0);
     assert_int_equal(m->warnings.n, 4);
@@ -106,8 +111,10 @@ static void c07_02_removed_forms_load_with_a_warning(void **state)
 
 static void c07_03_flat_and_nested_forms_mix(void **state)
 {
-    AST_AUTO(ast_manifest_free) struct ast_manifest *m =
-        parse(PACKAGE "[imports]\n\"a:x\" = \"^1\"\n\"b:y\" = { version = \"1\", optional = true }\n[imports.a]\nz = \"*\"\n");
+    AST_AUTO(ast_manifest_free)
+    struct ast_manifest *m = parse(
+        PACKAGE
+        "[imports]\n\"a:x\" = \"^1\"\n\"b:y\" = { version = \"1\", optional = true }\n[imports.a]\nz = \"*\"\n");
     (void)state;
     assert_int_equal(m->import_count, 3);
     assert_str(m->imports[0].ns, "a");
@@ -119,10 +126,12 @@ static void c07_03_flat_and_nested_forms_mix(void **state)
 
 static void c07_11_component_lists_join_the_root(void **state)
 {
-    AST_AUTO(ast_manifest_free) struct ast_manifest *m =
-        parse(PACKAGE "[[component]]\nfile = \"a.wasm\"\n[component.capabilities]\nnet = [\"n\"]\nnet_bind = [\"b\"]\nfs_read = "
-                      "[\"r\"]\nfs_write = [\"w\"]\nhost_process = [\"p\"]\nnet_connect = [\"c\"]\nuplink = true\n"
-                      "[capabilities]\nnet = [\"m\"]\n");
+    AST_AUTO(ast_manifest_free)
+    struct ast_manifest *m = parse(
+        PACKAGE
+        "[[component]]\nfile = \"a.wasm\"\n[component.capabilities]\nnet = [\"n\"]\nnet_bind = [\"b\"]\nfs_read = "
+        "[\"r\"]\nfs_write = [\"w\"]\nhost_process = [\"p\"]\nnet_connect = [\"c\"]\nuplink = true\n"
+        "[capabilities]\nnet = [\"m\"]\n");
     struct ast_str held[11];
     (void)state;
     assert_int_equal(m->caps.net.n, 2);
@@ -134,8 +143,10 @@ static void c07_11_component_lists_join_the_root(void **state)
 
 static void c07_12_scope_in_env_is_ignored(void **state)
 {
-    AST_AUTO(ast_manifest_free) struct ast_manifest *m =
-        parse(PACKAGE "[env]\nA = { type = \"SECRET\", scope = \"host\" }\nB = { env_type = \"text\", default = 5 }\n");
+    AST_AUTO(ast_manifest_free)
+    struct ast_manifest *m = parse(
+        PACKAGE
+        "[env]\nA = { type = \"SECRET\", scope = \"host\" }\nB = { env_type = \"text\", default = 5 }\n");
     (void)state;
     assert_int_equal(m->env_count, 2);
     assert_true(m->env[0].is_secret);
@@ -148,12 +159,17 @@ static void every_refusal_has_its_text(void **state)
         const char *text, *error;
     } rows[] = {
         { "", "missing field `package`" },
-        { PACKAGE "[imports]\n\":x\" = \"^1\"\n", "[imports] key ':x' has empty namespace or interface segment" },
-        { PACKAGE "[exports]\n\"x:\" = \"1.0.0\"\n", "[exports] key 'x:' has empty namespace or interface segment" },
-        { PACKAGE "[imports]\n\"a:b\" = \"zzz\"\n", "[imports] flat-form 'a:b': invalid semver requirement 'zzz'" },
-        { PACKAGE "[exports]\n\"a:b\" = \"^1.0\"\n", "[exports] flat-form 'a:b': invalid semver version '^1.0'" },
+        { PACKAGE "[imports]\n\":x\" = \"^1\"\n",
+          "[imports] key ':x' has empty namespace or interface segment" },
+        { PACKAGE "[exports]\n\"x:\" = \"1.0.0\"\n",
+          "[exports] key 'x:' has empty namespace or interface segment" },
+        { PACKAGE "[imports]\n\"a:b\" = \"zzz\"\n",
+          "[imports] flat-form 'a:b': invalid semver requirement 'zzz'" },
+        { PACKAGE "[exports]\n\"a:b\" = \"^1.0\"\n",
+          "[exports] flat-form 'a:b': invalid semver version '^1.0'" },
         { PACKAGE "[imports]\na = 5\n", "[imports.a]: expected table of interface declarations" },
-        { PACKAGE "[imports.A]\nb = \"^1\"\n", "[imports].A: invalid namespace (must match ^[a-z][a-z0-9-]*$)" },
+        { PACKAGE "[imports.A]\nb = \"^1\"\n",
+          "[imports].A: invalid namespace (must match ^[a-z][a-z0-9-]*$)" },
         { PACKAGE "[exports.astrid]\nBAD = \"1.0.0\"\n",
           "[exports.astrid].BAD: invalid interface name (must match ^[a-z][a-z0-9-]*$)" },
         { PACKAGE "[capabilities]\nuplink = true\n[imports]\n\"a:b\" = \"^1\"\n",
@@ -165,23 +181,29 @@ static void every_refusal_has_its_text(void **state)
         { PACKAGE "[subscribe]\n\"a\" = { wit = \"x\", priority = 5 }\n",
           "[subscribe] entry: `priority` requires a `handler` \xe2\x80\x94 a handler-less subscribe is ACL-only and has no "
           "dispatch order" },
-        { PACKAGE "[publish]\n\"a\" = { fanout = true }\n", "data did not match any variant of untagged enum Raw" },
+        { PACKAGE "[publish]\n\"a\" = { fanout = true }\n",
+          "data did not match any variant of untagged enum Raw" },
         { PACKAGE "[publish]\n\"a\" = 5\n", "data did not match any variant of untagged enum Raw" },
-        { PACKAGE "[subscribe]\n\"a\" = { wit = \"x\", handler = \"h\", priority = -1 }\n", "expected u32" },
-        { PACKAGE "[subscribe]\n\"a\" = { wit = \"x\", handler = \"h\", priority = 4294967296 }\n", "expected u32" },
+        { PACKAGE "[subscribe]\n\"a\" = { wit = \"x\", handler = \"h\", priority = -1 }\n",
+          "expected u32" },
+        { PACKAGE "[subscribe]\n\"a\" = { wit = \"x\", handler = \"h\", priority = 4294967296 }\n",
+          "expected u32" },
         { PACKAGE "[publish]\n\"a..b\" = \"x\"\n",
           "publish pattern 'a..b' contains empty segments (consecutive dots, leading/trailing dots, or is empty)" },
         { PACKAGE "[publish]\n\"\" = \"x\"\n", "publish pattern '' contains empty segments" },
-        { PACKAGE "[subscribe]\n\".a\" = \"x\"\n", "subscribe pattern '.a' contains empty segments" },
+        { PACKAGE "[subscribe]\n\".a\" = \"x\"\n",
+          "subscribe pattern '.a' contains empty segments" },
         { PACKAGE "[[component]]\nid = \"a\"\n", "missing field `file`" },
         { PACKAGE "[[component]]\nfile = \"a\"\nentrypoint = \"b\"\n", "duplicate field `file`" },
         { PACKAGE "[[uplink]]\nname = \"a\"\nplatform = \"b\"\nprofile = \"human\"\n",
           "unknown variant `human`, expected one of `chat`, `interactive`, `notify`, `bridge`" },
         { PACKAGE "[env]\nA = { request = \"x\" }\n", "missing field `type`" },
-        { PACKAGE "[capabilities]\nnet = \"x\"\n", "invalid type: string, expected a sequence for `net`" },
+        { PACKAGE "[capabilities]\nnet = \"x\"\n",
+          "invalid type: string, expected a sequence for `net`" },
         { "[package]\nname = \"x\"\nversion = \"1.0\"\n",
           "invalid version '1.0' in [package] - must be valid semver (MAJOR.MINOR.PATCH)" },
-        { "[package]\nname = \"x\"\nversion = \"1.0.0\"\nastrid-version = \"zzz\"\n", "invalid astrid-version 'zzz' - " },
+        { "[package]\nname = \"x\"\nversion = \"1.0.0\"\nastrid-version = \"zzz\"\n",
+          "invalid astrid-version 'zzz' - " },
         { "[package]\nname = \"x\"\nversion = \"1.0.0\"\nastrid-version = \"9\"\n",
           "capsule requires astrid-version ^9, but this runtime is 0.8.0" },
         { "[package]\nname = 5\nversion = \"1.0.0\"\n", "expected a string for `name`" },
@@ -210,7 +232,9 @@ static void c07_04_empty_interface_segments(void **state)
 }
 static void c07_05_priority_needs_a_handler(void **state)
 {
-    AST_AUTO(ast_manifest_free) struct ast_manifest *m = parse(PACKAGE "[subscribe]\n\"a\" = { wit = \"x\", handler = \"h\" }\n");
+    AST_AUTO(ast_manifest_free)
+    struct ast_manifest *m =
+        parse(PACKAGE "[subscribe]\n\"a\" = { wit = \"x\", handler = \"h\" }\n");
     (void)state;
     assert_int_equal(m->subscribe[0].priority, 100);
     refuses(PACKAGE "[subscribe]\n\"a\" = { wit = \"x\", priority = 5 }\n");
@@ -229,7 +253,9 @@ static void c07_07_topic_keys_without_empty_segments(void **state)
 static void c07_08_uplinks_have_no_imports(void **state)
 {
     (void)state;
-    refuses(PACKAGE "[capabilities]\nuplink = true\n[imports]\n\"a:b\" = { version = \"^1\", optional = true }\n");
+    refuses(
+        PACKAGE
+        "[capabilities]\nuplink = true\n[imports]\n\"a:b\" = { version = \"^1\", optional = true }\n");
 }
 static void c07_10_a_short_version_is_refused(void **state)
 {

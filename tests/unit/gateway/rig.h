@@ -24,7 +24,7 @@
 
 struct ast_kernel {
     struct ast_host host;
-    const char *answer;     /* NULL: keep the question open */
+    const char *answer; /* NULL: keep the question open */
     char caller[80], method[80];
     bool answers_elsewhere; /* on a thread of its own */
     void (*done)(void *arg, struct ast_str response_json);
@@ -131,7 +131,8 @@ static inline void rig_done(struct rig *r)
 }
 
 /* A bearer of the home's key; NUL-terminated, the caller frees. */
-static inline char *rig_bearer(struct rig *r, const char *principal, uint64_t now_secs, uint64_t lifetime_secs)
+static inline char *rig_bearer(struct rig *r, const char *principal, uint64_t now_secs,
+                               uint64_t lifetime_secs)
 {
     struct ast_err err = AST_ERR_INIT;
     AST_AUTO(ast_cfree) char *path = ast_home_path(&r->home, "%s", AST_HOME_GATEWAY_KEY);
@@ -152,7 +153,8 @@ struct client {
 
 static inline struct client client_open(unsigned port)
 {
-    struct client c = { .fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), .got = AST_BUF_INIT(16777216) };
+    struct client c = { .fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0),
+                        .got = AST_BUF_INIT(16777216) };
     struct sockaddr_in sa = { .sin_family = AF_INET, .sin_port = htons((uint16_t)port) };
     struct timeval limit = { .tv_sec = 20 };
     sa.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
@@ -209,7 +211,7 @@ static inline bool client_ended(struct client *c)
 }
 
 struct reply {
-    unsigned status; /* 0: connection ended without a whole answer */
+    unsigned status;   /* 0: connection ended without a whole answer */
     char *head, *body; /* owned, NUL-terminated; chunks are joined */
 };
 
@@ -271,11 +273,12 @@ static inline struct reply client_reply(struct client *c, bool has_body)
 }
 
 /* `fields` are whole lines; bearer may be NULL. */
-static inline void client_ask(struct client *c, const char *method, const char *target, const char *bearer,
-                              const char *fields, const char *body)
+static inline void client_ask(struct client *c, const char *method, const char *target,
+                              const char *bearer, const char *fields, const char *body)
 {
     AST_AUTO(ast_buf_done) struct ast_buf out = AST_BUF_INIT(16777216);
-    (void)ast_buf_addf(&out, "%s %s HTTP/1.1\r\nhost: localhost\r\n%s", method, target, fields ? fields : "");
+    (void)ast_buf_addf(&out, "%s %s HTTP/1.1\r\nhost: localhost\r\n%s", method, target,
+                       fields ? fields : "");
     if (bearer)
         (void)ast_buf_addf(&out, "authorization: Bearer %s\r\n", bearer);
     if (body)
@@ -285,15 +288,15 @@ static inline void client_ask(struct client *c, const char *method, const char *
     client_send(c, ast_buf_view(&out));
 }
 
-static inline struct reply client_call(struct client *c, const char *method, const char *target, const char *bearer,
-                                       const char *fields, const char *body)
+static inline struct reply client_call(struct client *c, const char *method, const char *target,
+                                       const char *bearer, const char *fields, const char *body)
 {
     client_ask(c, method, target, bearer, fields, body);
     return client_reply(c, strcmp(method, "HEAD") != 0);
 }
 
-static inline struct reply rig_call(struct rig *r, const char *method, const char *target, const char *bearer,
-                                    const char *fields, const char *body)
+static inline struct reply rig_call(struct rig *r, const char *method, const char *target,
+                                    const char *bearer, const char *fields, const char *body)
 {
     AST_AUTO(client_close) struct client c = client_open(ast_gateway_port(r->gateway));
     return client_call(&c, method, target, bearer, fields, body);

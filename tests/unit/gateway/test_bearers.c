@@ -95,7 +95,8 @@ static void c03_09_what_is_not_a_live_bearer_is_refused(void **state)
     (void)state;
     for (size_t i = 0; i < AST_ARRAY_LEN(cases); i++)
         if (check(cases[i].authorization, cases[i].now) != cases[i].want)
-            fail_msg("case %zu: %s at %llu", i, cases[i].authorization, (unsigned long long)cases[i].now);
+            fail_msg("case %zu: %s at %llu", i, cases[i].authorization,
+                     (unsigned long long)cases[i].now);
 }
 
 static void c03_10_a_flood_of_dots_costs_no_signature(void **state)
@@ -133,7 +134,8 @@ static void more_bearers_than_the_memory_holds_still_verify(void **state)
             struct ast_bearer b;
             (void)snprintf(name, sizeof name, "p%u", i);
             (void)ast_buf_add_lit(&token, "Bearer ");
-            assert_int_equal(ast_bearer_mint(&key, ast_str_c(name), IAT, 100, &token, NULL), AST_OK);
+            assert_int_equal(ast_bearer_mint(&key, ast_str_c(name), IAT, 100, &token, NULL),
+                             AST_OK);
             assert_true(gw_bearers_check(bearers, ast_buf_view(&token), IAT, &b));
             assert_true(ast_str_eq(ast_principal_str(&b.principal), ast_str_c(name)));
         }
@@ -157,11 +159,15 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(c03_08_the_vector_verifies_and_is_minted, setup, teardown),
-        cmocka_unit_test_setup_teardown(c03_09_what_is_not_a_live_bearer_is_refused, setup, teardown),
+        cmocka_unit_test_setup_teardown(c03_09_what_is_not_a_live_bearer_is_refused, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(c03_10_a_flood_of_dots_costs_no_signature, setup, teardown),
-        cmocka_unit_test_setup_teardown(a_verified_bearer_is_remembered_a_refused_one_is_not, setup, teardown),
-        cmocka_unit_test_setup_teardown(more_bearers_than_the_memory_holds_still_verify, setup, teardown),
-        cmocka_unit_test_setup_teardown(c03_12_revocation_kills_up_to_its_own_second, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_verified_bearer_is_remembered_a_refused_one_is_not, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(more_bearers_than_the_memory_holds_still_verify, setup,
+                                        teardown),
+        cmocka_unit_test_setup_teardown(c03_12_revocation_kills_up_to_its_own_second, setup,
+                                        teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -31,10 +31,12 @@ static void every_key_is_read(void **state)
     AST_AUTO(gw_config_done) struct gw_config c = { 0 };
     struct ast_err err = AST_ERR_INIT;
     (void)state;
-    if (gw_config_parse(AST_STR("enabled = true\nlisten = \"[::1]:0\"\nsession-lifetime-secs = 0\n"
-                                "redeem-rate-limit-secs = 7\ncors-allow-origins = [\"https://console.example\"]\n"
-                                "trust-forwarded-from = [\"127.0.0.1\", \"::1\"]\ndistro-path = \"/srv/Distro.toml\"\n"),
-                        &c, &err))
+    if (gw_config_parse(
+            AST_STR(
+                "enabled = true\nlisten = \"[::1]:0\"\nsession-lifetime-secs = 0\n"
+                "redeem-rate-limit-secs = 7\ncors-allow-origins = [\"https://console.example\"]\n"
+                "trust-forwarded-from = [\"127.0.0.1\", \"::1\"]\ndistro-path = \"/srv/Distro.toml\"\n"),
+            &c, &err))
         fail_msg("%s", err.msg);
     assert_true(c.enabled);
     assert_view(c.listen, "[::1]:0");
@@ -61,7 +63,8 @@ static void c03_03_unknown_keys_pass_and_wrong_values_do_not(void **state)
         { "trust-forwarded-from = [1]\n", "expected a string" },
         { "enabled = \"yes\"\n", "enabled: expected a boolean, found string" },
         { "listen = 80\n", "listen: expected a string" },
-        { "session-lifetime-secs = -1\n", "session-lifetime-secs: expected a non-negative integer" },
+        { "session-lifetime-secs = -1\n",
+          "session-lifetime-secs: expected a non-negative integer" },
         { "session-lifetime-secs = 1.5\n", "session-lifetime-secs" },
         { "cors-allow-origins = [1]\n", "cors-allow-origins: expected a string" },
         { "tls = 1\n", "tls: expected a table" },
@@ -102,7 +105,8 @@ static void c03_04_browser_origins(void **state)
         { "https://[::1", "doesn't parse as a URL:" },
         { "https://[zz]", "doesn't parse as a URL:" },
         { "https://1.2.3.400", "doesn't parse as a URL:" },
-        { "ftp://app.example", "uses scheme \"ftp\"; only http/https are valid for browser origins" },
+        { "ftp://app.example",
+          "uses scheme \"ftp\"; only http/https are valid for browser origins" },
         { "file:///etc", "uses scheme \"file\"" },
         { "https://", "has no host component" },
         { "https:///x", "has no host component" },
@@ -121,8 +125,11 @@ static void c03_04_browser_origins(void **state)
         { "http://[0:0::1]:3000", "Use \"http://[::1]:3000\" instead." },
         { "https://\xc3\xa4pp.example", "must be ASCII-only (Punycode)" },
         { "https://\xc3\xa4pp.example", "Use \"https://xn--pp-uia.example\" instead." },
-        { "https://b\xc3\xbc" "cher.example", "Use \"https://xn--bcher-kva.example\" instead." },
-        { "https://\xe4\xbd\xa0\xe5\xa5\xbd.example", "Use \"https://xn--6qq79v.example\" instead." },
+        { "https://b\xc3\xbc"
+          "cher.example",
+          "Use \"https://xn--bcher-kva.example\" instead." },
+        { "https://\xe4\xbd\xa0\xe5\xa5\xbd.example",
+          "Use \"https://xn--6qq79v.example\" instead." },
     };
     (void)state;
     for (size_t i = 0; i < AST_ARRAY_LEN(cases); i++) {
@@ -135,8 +142,10 @@ static void c03_04_browser_origins(void **state)
     }
     AST_AUTO(gw_config_done) struct gw_config c = { 0 };
     struct ast_err err = AST_ERR_INIT;
-    assert_int_not_equal(gw_config_parse(AST_STR("cors-allow-origins = [\"https://a.example\", \"*\", \"ftp://x\"]"), &c, &err),
-                         AST_OK);
+    assert_int_not_equal(
+        gw_config_parse(AST_STR("cors-allow-origins = [\"https://a.example\", \"*\", \"ftp://x\"]"),
+                        &c, &err),
+        AST_OK);
     assert_contains(err.msg, "CORS origin \"*\""); /* the first failure wins */
 }
 
@@ -160,7 +169,9 @@ static void c03_05_c03_06_tls_files(void **state)
     assert_int_equal(ast_fs_write_atomic(cert, AST_STR("x"), 0600, 0, NULL), AST_OK);
 
     assert_int_not_equal(with_tls("/nowhere/cert.pem", cert, &err), AST_OK);
-    assert_string_equal(err.msg, "tls.cert-path /nowhere/cert.pem is not a regular file — refusing to boot the gateway");
+    assert_string_equal(
+        err.msg,
+        "tls.cert-path /nowhere/cert.pem is not a regular file — refusing to boot the gateway");
     assert_int_not_equal(with_tls(dir, cert, &err), AST_OK);
     assert_contains(err.msg, "cert-path");
     assert_contains(err.msg, "not a regular file");
@@ -170,7 +181,8 @@ static void c03_05_c03_06_tls_files(void **state)
     assert_int_not_equal(with_tls(cert, cert, &err), AST_OK);
     assert_contains(err.msg, "resolve to the same file");
     assert_int_equal(symlink(cert, link), 0);
-    assert_int_not_equal(with_tls(cert, link, &err), AST_OK); /* differs: same file by another name */
+    assert_int_not_equal(with_tls(cert, link, &err),
+                         AST_OK); /* differs: same file by another name */
     assert_contains(err.msg, "same file");
 
     assert_int_equal(ast_fs_write_atomic(key, AST_STR("y"), 0644, 0, NULL), AST_OK);
@@ -185,11 +197,20 @@ static void addresses_are_ip_and_port(void **state)
         int family; /* AF_UNSPEC: refused */
         bool is_loopback;
     } cases[] = {
-        { "127.0.0.1:2787", AF_INET, true },  { "0.0.0.0:0", AF_INET, false }, { "[::1]:80", AF_INET6, true },
-        { "[::]:65535", AF_INET6, false },    { "localhost:80", 0, false },    { "127.0.0.1", 0, false },
-        { "127.0.0.1:", 0, false },           { "127.0.0.1:65536", 0, false }, { "127.0.0.1:-1", 0, false },
-        { "::1:80", 0, false },               { "[127.0.0.1]:80", 0, false },  { ":80", 0, false },
-        { "", 0, false },                     { "127.0.0.1:080", 0, false },
+        { "127.0.0.1:2787", AF_INET, true },
+        { "0.0.0.0:0", AF_INET, false },
+        { "[::1]:80", AF_INET6, true },
+        { "[::]:65535", AF_INET6, false },
+        { "localhost:80", 0, false },
+        { "127.0.0.1", 0, false },
+        { "127.0.0.1:", 0, false },
+        { "127.0.0.1:65536", 0, false },
+        { "127.0.0.1:-1", 0, false },
+        { "::1:80", 0, false },
+        { "[127.0.0.1]:80", 0, false },
+        { ":80", 0, false },
+        { "", 0, false },
+        { "127.0.0.1:080", 0, false },
     };
     (void)state;
     for (size_t i = 0; i < AST_ARRAY_LEN(cases); i++) {

@@ -12,7 +12,7 @@
 static struct rig rig;
 static char *alice, *bob;
 
-#define PLAIN "enabled = true\nlisten = \"127.0.0.1:0\"\n"
+#define PLAIN   "enabled = true\nlisten = \"127.0.0.1:0\"\n"
 #define PROFILE "profile_version = 1\n"
 
 static int boot(const char *config)
@@ -37,7 +37,8 @@ static int setup(void **state)
 static int setup_cors(void **state)
 {
     (void)state;
-    return boot(PLAIN "cors-allow-origins = [\"https://app.example\", \"http://localhost:5173\"]\n");
+    return boot(PLAIN
+                "cors-allow-origins = [\"https://app.example\", \"http://localhost:5173\"]\n");
 }
 
 static int teardown(void **state)
@@ -85,8 +86,8 @@ static void c03_01_without_a_file_or_disabled_nothing_listens(void **state)
 
 static void c03_03_a_bad_file_leaves_the_daemon_without_gateway(void **state)
 {
-    static const char *const bad[] = { "trust-forwarded-from = [\"10.0.0.0/8\"]\nenabled = true\n", "enabled = ",
-                                       "enabled = true\nlisten = \"localhost:80\"\n",
+    static const char *const bad[] = { "trust-forwarded-from = [\"10.0.0.0/8\"]\nenabled = true\n",
+                                       "enabled = ", "enabled = true\nlisten = \"localhost:80\"\n",
                                        "enabled = true\nlisten = \"192.0.2.1:80\"\n" };
     struct ast_err err = AST_ERR_INIT;
     (void)state;
@@ -104,7 +105,8 @@ static void a_port_in_use_is_not_shared(void **state)
     struct ast_err err = AST_ERR_INIT;
     char config[96];
     (void)state;
-    (void)snprintf(config, sizeof config, "enabled = true\nlisten = \"127.0.0.1:%u\"\n", ast_gateway_port(rig.gateway));
+    (void)snprintf(config, sizeof config, "enabled = true\nlisten = \"127.0.0.1:%u\"\n",
+                   ast_gateway_port(rig.gateway));
     rig_put(&rig, AST_HOME_GATEWAY_CONFIG, config);
     assert_int_equal(ast_gateway_start(&rig.kernel, &second, &err), AST_OK);
     assert_null(second);
@@ -178,14 +180,18 @@ static void c03_16_unknown_paths_and_wrong_methods(void **state)
         { "OPTIONS", "/healthz", false, 405, "", "allow: GET,HEAD\r\n" },
         { "GET", "/api/auth/redeem", false, 405, "", "allow: POST\r\n" },
         { "DELETE", "/api/auth/me", true, 405, "", "allow: GET,HEAD\r\n" },
-        { "DELETE", "/api/auth/me", false, 401, "{\"error\":\"unauthorized\"}", "allow: GET,HEAD\r\n" },
-        { "OPTIONS", "/api/auth/me", false, 401, "{\"error\":\"unauthorized\"}", "allow: GET,HEAD\r\n" },
+        { "DELETE", "/api/auth/me", false, 401, "{\"error\":\"unauthorized\"}",
+          "allow: GET,HEAD\r\n" },
+        { "OPTIONS", "/api/auth/me", false, 401, "{\"error\":\"unauthorized\"}",
+          "allow: GET,HEAD\r\n" },
         { "PUT", "/api/sys/principals/x", true, 405, "", "allow: GET,HEAD,PATCH,DELETE\r\n" },
         { "GET", "/api/auth/me", false, 401, "{\"error\":\"unauthorized\"}", NULL },
     };
     (void)state;
     for (size_t i = 0; i < AST_ARRAY_LEN(cases); i++) {
-        AST_AUTO(reply_done) struct reply r = call(cases[i].method, cases[i].target, cases[i].with_bearer ? alice : NULL);
+        AST_AUTO(reply_done)
+        struct reply r =
+            call(cases[i].method, cases[i].target, cases[i].with_bearer ? alice : NULL);
         if (r.status != cases[i].status)
             fail_msg("%s %s: %u", cases[i].method, cases[i].target, r.status);
         assert_string_equal(r.body, cases[i].body);
@@ -204,7 +210,8 @@ static void c03_16_all_operations_exist_and_unfinished_ones_say_so(void **state)
     for (size_t i = 0; i < gw_route_count; i++) {
         const struct gw_route *row = &gw_routes[i];
         AST_AUTO(ast_buf_done) struct ast_buf path = AST_BUF_INIT(200), want = AST_BUF_INIT(400);
-        for (const char *p = row->path; *p; p++) /* "{id}" is a fine value of itself, apart from the braces */
+        for (const char *p = row->path; *p;
+             p++) /* "{id}" is a fine value of itself, apart from the braces */
             if (*p != '{' && *p != '}')
                 (void)ast_buf_add_byte(&path, *p);
         for (size_t k = 0; k < i; k++)
@@ -219,8 +226,10 @@ static void c03_16_all_operations_exist_and_unfinished_ones_say_so(void **state)
         if (row->handle)
             continue;
         AST_AUTO(reply_done) struct reply r = call(gw_method_name(row->method), path.p, alice);
-        (void)ast_buf_addf(&want, "{\"error\":\"not_implemented\",\"reason\":\"%s %s is not available in this build\"}",
-                           gw_method_name(row->method), row->path);
+        (void)ast_buf_addf(
+            &want,
+            "{\"error\":\"not_implemented\",\"reason\":\"%s %s is not available in this build\"}",
+            gw_method_name(row->method), row->path);
         assert_int_equal(r.status, 501);
         assert_string_equal(r.body, want.p);
     }
@@ -243,8 +252,12 @@ static void c03_17_c03_18_security_headers_are_on_every_answer(void **state)
         const char *method, *target;
         unsigned status;
     } cases[] = {
-        { "GET", "/metrics", 200 },       { "GET", "/api/auth/me", 401 },     { "GET", "/nope", 404 },
-        { "POST", "/healthz", 405 },      { "GET", "/api/distribution", 501 }, { "GET", "/healthz", 503 },
+        { "GET", "/metrics", 200 },
+        { "GET", "/api/auth/me", 401 },
+        { "GET", "/nope", 404 },
+        { "POST", "/healthz", 405 },
+        { "GET", "/api/distribution", 501 },
+        { "GET", "/healthz", 503 },
         { "GET", "/bad\x01path", 400 },
     };
     (void)state;
@@ -254,7 +267,8 @@ static void c03_17_c03_18_security_headers_are_on_every_answer(void **state)
         assert_contains(r.head, "\r\nx-content-type-options: nosniff\r\n");
         assert_contains(r.head, "\r\nx-frame-options: DENY\r\n");
         assert_contains(r.head, "\r\nreferrer-policy: no-referrer\r\n");
-        assert_contains(r.head, "\r\ncontent-security-policy: default-src 'none'; frame-ancestors 'none'\r\n");
+        assert_contains(
+            r.head, "\r\ncontent-security-policy: default-src 'none'; frame-ancestors 'none'\r\n");
         assert_contains(r.head, "\r\ndate: ");
         assert_lacks(r.head, "strict-transport-security");
         assert_lacks(r.head, "vary");
@@ -284,9 +298,11 @@ static void c03_19_cors_echoes_listed_origins_only(void **state)
         char fields[128] = "", want[128] = "";
         if (cases[i].origin) {
             (void)snprintf(fields, sizeof fields, "origin: %s\r\n", cases[i].origin);
-            (void)snprintf(want, sizeof want, "\r\naccess-control-allow-origin: %s\r\n", cases[i].origin);
+            (void)snprintf(want, sizeof want, "\r\naccess-control-allow-origin: %s\r\n",
+                           cases[i].origin);
         }
-        AST_AUTO(reply_done) struct reply r = rig_call(&rig, cases[i].method, cases[i].target, NULL, fields, NULL);
+        AST_AUTO(reply_done)
+        struct reply r = rig_call(&rig, cases[i].method, cases[i].target, NULL, fields, NULL);
         assert_int_equal(r.status, cases[i].status);
         assert_contains(r.head, "\r\nvary: origin\r\n");
         assert_contains(r.head, "\r\nx-frame-options: DENY\r\n");
@@ -297,8 +313,10 @@ static void c03_19_cors_echoes_listed_origins_only(void **state)
             assert_lacks(r.head, "access-control-allow-origin");
         if (!strcmp(cases[i].method, "OPTIONS")) {
             assert_string_equal(r.body, "");
-            assert_contains(r.head, "access-control-allow-methods: GET,POST,PUT,PATCH,DELETE,OPTIONS\r\n");
-            assert_contains(r.head, "access-control-allow-headers: authorization,content-type,accept\r\n");
+            assert_contains(r.head,
+                            "access-control-allow-methods: GET,POST,PUT,PATCH,DELETE,OPTIONS\r\n");
+            assert_contains(r.head,
+                            "access-control-allow-headers: authorization,content-type,accept\r\n");
             assert_contains(r.head, "access-control-max-age: 3600\r\n");
         }
     }
@@ -314,7 +332,8 @@ static void me_is_the_bearers_principal_whatever_the_query_says(void **state)
     char want[96];
     (void)state;
     AST_AUTO(ast_cfree) char *token = rig_bearer(&rig, "alice", now, 100);
-    (void)snprintf(want, sizeof want, "{\"principal\":\"alice\",\"expires_at_epoch\":%llu}", (unsigned long long)now + 100);
+    (void)snprintf(want, sizeof want, "{\"principal\":\"alice\",\"expires_at_epoch\":%llu}",
+                   (unsigned long long)now + 100);
     assert_reply(call("GET", "/api/auth/me?principal=root", token), 200, want);
 }
 
@@ -342,7 +361,8 @@ static void refresh_mints_a_new_bearer_and_keeps_the_old_one(void **state)
     assert_int_equal(r.status, 200);
     assert_int_equal(ast_json_parse(ast_str_c(r.body), &doc, NULL), AST_OK);
     const struct ast_json *root = ast_json_root(doc);
-    AST_AUTO(ast_cfree) char *fresh = ast_str_dup(ast_json_str_or(root, AST_STR("session_token"), AST_STR("")));
+    AST_AUTO(ast_cfree)
+    char *fresh = ast_str_dup(ast_json_str_or(root, AST_STR("session_token"), AST_STR("")));
     uint64_t expires = 0;
     assert_view(ast_json_str_or(root, AST_STR("principal"), AST_STR("")), "alice");
     assert_true(ast_json_u64(ast_json_member(root, "session_expires_at_epoch"), &expires));
@@ -360,15 +380,18 @@ static void disabled_and_unknown_principals_cannot_refresh_or_prompt(void **stat
     rig_profile(&rig, "bob", "profile_version = 1\nenabled = false\n");
     const char *const bearers[] = { ghost, bob };
     for (size_t i = 0; i < AST_ARRAY_LEN(bearers); i++) {
-        assert_reply(post("/api/auth/refresh", bearers[i], NULL), 401, "{\"error\":\"unauthorized\"}");
-        assert_reply(post("/api/agent/prompt", bearers[i], "{\"text\":\"x\"}"), 401, "{\"error\":\"unauthorized\"}");
+        assert_reply(post("/api/auth/refresh", bearers[i], NULL), 401,
+                     "{\"error\":\"unauthorized\"}");
+        assert_reply(post("/api/agent/prompt", bearers[i], "{\"text\":\"x\"}"), 401,
+                     "{\"error\":\"unauthorized\"}");
     }
 }
 
 static void audit(const char *json)
 {
     struct ast_msg *m = NULL;
-    const struct ast_msg_spec spec = { .topic = AST_STR("astrid.v1.audit.entry"), .principal = AST_STR("default") };
+    const struct ast_msg_spec spec = { .topic = AST_STR("astrid.v1.audit.entry"),
+                                       .principal = AST_STR("default") };
     assert_int_equal(ast_msg_from_json(&spec, ast_str_c(json), &m, NULL), AST_OK);
     (void)ast_bus_publish(rig.bus, m);
 }
@@ -377,19 +400,24 @@ static void c03_13_c03_14_a_completed_delete_revokes_and_nothing_else_does(void 
 {
     char json[256];
     (void)state;
-    audit("{\"method\":\"admin.agent.delete\",\"outcome\":\"failure\",\"target_principal\":\"alice\",\"ts_epoch\":99999999999}");
-    audit("{\"method\":\"admin.agent.disable\",\"outcome\":\"success\",\"target_principal\":\"alice\",\"ts_epoch\":99999999999}");
-    audit("{\"method\":\"admin.agent.delete\",\"outcome\":\"success\",\"target_principal\":\"default\",\"ts_epoch\":99999999999}");
-    audit("{\"method\":\"admin.agent.delete\",\"outcome\":\"success\",\"target_principal\":\"a b\",\"ts_epoch\":99999999999}");
+    audit(
+        "{\"method\":\"admin.agent.delete\",\"outcome\":\"failure\",\"target_principal\":\"alice\",\"ts_epoch\":99999999999}");
+    audit(
+        "{\"method\":\"admin.agent.disable\",\"outcome\":\"success\",\"target_principal\":\"alice\",\"ts_epoch\":99999999999}");
+    audit(
+        "{\"method\":\"admin.agent.delete\",\"outcome\":\"success\",\"target_principal\":\"default\",\"ts_epoch\":99999999999}");
+    audit(
+        "{\"method\":\"admin.agent.delete\",\"outcome\":\"success\",\"target_principal\":\"a b\",\"ts_epoch\":99999999999}");
     AST_AUTO(reply_done) struct reply before = call("GET", "/api/auth/me", alice);
     assert_int_equal(before.status, 200);
     AST_AUTO(ast_cfree) char *admin = rig_bearer(&rig, "default", ast_wall_secs(), 100);
     AST_AUTO(reply_done) struct reply kept = call("GET", "/api/auth/me", admin);
     assert_int_equal(kept.status, 200);
 
-    (void)snprintf(json, sizeof json,
-                   "{\"method\":\"admin.agent.delete\",\"outcome\":\"success\",\"target_principal\":\"alice\",\"ts_epoch\":%llu}",
-                   (unsigned long long)ast_wall_secs() + 1);
+    (void)snprintf(
+        json, sizeof json,
+        "{\"method\":\"admin.agent.delete\",\"outcome\":\"success\",\"target_principal\":\"alice\",\"ts_epoch\":%llu}",
+        (unsigned long long)ast_wall_secs() + 1);
     audit(json);
     assert_reply(call("GET", "/api/auth/me", alice), 401, "{\"error\":\"unauthorized\"}");
     struct ast_err err = AST_ERR_INIT;
@@ -418,10 +446,13 @@ static void c03_20_bodies_over_64_kib_are_refused(void **state)
 
     AST_AUTO(client_close) struct client c = client_open(ast_gateway_port(rig.gateway));
     AST_AUTO(ast_buf_done) struct ast_buf chunked = AST_BUF_INIT(200000);
-    (void)ast_buf_addf(&chunked, "POST /api/agent/prompt HTTP/1.1\r\nhost: x\r\nauthorization: Bearer %s\r\n"
-                                 "transfer-encoding: chunked\r\n\r\n%zx\r\n%s\r\n0\r\n\r\n", alice, body.n, body.p);
+    (void)ast_buf_addf(&chunked,
+                       "POST /api/agent/prompt HTTP/1.1\r\nhost: x\r\nauthorization: Bearer %s\r\n"
+                       "transfer-encoding: chunked\r\n\r\n%zx\r\n%s\r\n0\r\n\r\n",
+                       alice, body.n, body.p);
     client_send(&c, ast_buf_view(&chunked));
-    assert_reply(client_reply(&c, true), 400, "{\"error\":\"bad_request\",\"reason\":\"body read: length limit exceeded\"}");
+    assert_reply(client_reply(&c, true), 400,
+                 "{\"error\":\"bad_request\",\"reason\":\"body read: length limit exceeded\"}");
     assert_reply(post("/api/agent/prompt", NULL, body.p), 401, "{\"error\":\"unauthorized\"}");
 }
 
@@ -442,14 +473,20 @@ static void c03_22_c03_23_kernel_outcomes_become_statuses(void **state)
         unsigned status;
         const char *body;
     } cases[] = {
-        { "/api/sys/status", "{\"data\":{\"pid\":1,\"version\":\"0.8.0\"},\"status\":\"Status\"}", 200,
-          "{\"pid\":1,\"version\":\"0.8.0\"}" },
-        { "/api/capsules", "{\"data\":[\"a\",\"b\"],\"status\":\"Success\"}", 200, "{\"capsules\":[\"a\",\"b\"]}" },
-        { "/api/sys/status", "{\"data\":\"permission denied for principal alice: missing capability system:status\",\"status\":\"Error\"}",
-          403, "{\"error\":\"forbidden\",\"reason\":\"permission denied for principal alice: missing capability system:status\"}" },
-        { "/api/sys/status", "{\"data\":[],\"status\":\"Success\"}", 500, "{\"error\":\"internal\"}" },
-        { "/api/sys/status", "{\"data\":[],\"status\":\"Status\"}", 500, "{\"error\":\"internal\"}" },
-        { "/api/capsules", "{\"data\":{},\"status\":\"Success\"}", 500, "{\"error\":\"internal\"}" },
+        { "/api/sys/status", "{\"data\":{\"pid\":1,\"version\":\"0.8.0\"},\"status\":\"Status\"}",
+          200, "{\"pid\":1,\"version\":\"0.8.0\"}" },
+        { "/api/capsules", "{\"data\":[\"a\",\"b\"],\"status\":\"Success\"}", 200,
+          "{\"capsules\":[\"a\",\"b\"]}" },
+        { "/api/sys/status",
+          "{\"data\":\"permission denied for principal alice: missing capability system:status\",\"status\":\"Error\"}",
+          403,
+          "{\"error\":\"forbidden\",\"reason\":\"permission denied for principal alice: missing capability system:status\"}" },
+        { "/api/sys/status", "{\"data\":[],\"status\":\"Success\"}", 500,
+          "{\"error\":\"internal\"}" },
+        { "/api/sys/status", "{\"data\":[],\"status\":\"Status\"}", 500,
+          "{\"error\":\"internal\"}" },
+        { "/api/capsules", "{\"data\":{},\"status\":\"Success\"}", 500,
+          "{\"error\":\"internal\"}" },
         { "/api/capsules", "no json", 500, "{\"error\":\"internal\"}" },
     };
     (void)state;
@@ -499,7 +536,8 @@ static void an_answer_after_the_stop_is_dropped(void **state)
 static void say(const char *topic, const char *principal, const char *json)
 {
     struct ast_msg *m = NULL;
-    const struct ast_msg_spec spec = { .topic = ast_str_c(topic), .principal = ast_str_c(principal) };
+    const struct ast_msg_spec spec = { .topic = ast_str_c(topic),
+                                       .principal = ast_str_c(principal) };
     assert_int_equal(ast_msg_from_json(&spec, ast_str_c(json), &m, NULL), AST_OK);
     (void)ast_bus_publish(rig.bus, m);
 }
@@ -532,17 +570,23 @@ static void c03_46_a_prompt_is_published_as_its_caller(void **state)
     struct heard h = { 0 };
     struct ast_tap *tap = NULL;
     (void)state;
-    assert_int_equal(ast_tap_open(rig.bus, "test", AST_STR("user.v1.prompt"), hear, &h, &tap, NULL), AST_OK);
-    AST_AUTO(client_close) struct client c = prompt(alice, "{\"text\":\"hi\",\"session_id\":\" odd \",\"context\":[1]}");
+    assert_int_equal(ast_tap_open(rig.bus, "test", AST_STR("user.v1.prompt"), hear, &h, &tap, NULL),
+                     AST_OK);
+    AST_AUTO(client_close)
+    struct client c = prompt(alice, "{\"text\":\"hi\",\"session_id\":\" odd \",\"context\":[1]}");
     assert_string_equal(h.principal, "alice");
-    assert_string_equal(h.body, "{\"type\":\"user_input\",\"text\":\"hi\",\"session_id\":\" odd \",\"context\":[1]}");
+    assert_string_equal(
+        h.body,
+        "{\"type\":\"user_input\",\"text\":\"hi\",\"session_id\":\" odd \",\"context\":[1]}");
     assert_true(ast_uuid_eq(&h.source, &AST_UUID_NIL));
-    assert_true(client_wait(&c, "event: ready\ndata: {\"session_id\":\" odd \",\"principal\":\"alice\"}\n\n"));
+    assert_true(client_wait(
+        &c, "event: ready\ndata: {\"session_id\":\" odd \",\"principal\":\"alice\"}\n\n"));
     assert_contains(c.got.p, "\r\ncontent-type: text/event-stream\r\n");
     assert_contains(c.got.p, "\r\ncache-control: no-cache\r\n");
     assert_contains(c.got.p, "\r\nx-frame-options: DENY\r\n");
 
-    AST_AUTO(client_close) struct client blank = prompt(alice, "{\"text\":\"hi\",\"session_id\":\"  \"}");
+    AST_AUTO(client_close)
+    struct client blank = prompt(alice, "{\"text\":\"hi\",\"session_id\":\"  \"}");
     const char *id = strstr(blank.got.p, "\"session_id\":\"");
     struct ast_uuid u;
     assert_non_null(id);
@@ -552,28 +596,34 @@ static void c03_46_a_prompt_is_published_as_its_caller(void **state)
     ast_tap_close(tap);
 }
 
-static void c03_42_c03_44_the_stream_ends_with_the_answer_and_the_connection_is_reusable(void **state)
+static void c03_42_c03_44_the_stream_ends_with_the_answer_and_the_connection_is_reusable(
+    void **state)
 {
-    AST_AUTO(client_close) struct client c = prompt(alice, "{\"text\":\"hi\",\"session_id\":\"s\"}");
+    AST_AUTO(client_close)
+    struct client c = prompt(alice, "{\"text\":\"hi\",\"session_id\":\"s\"}");
     (void)state;
     for (unsigned round = 0; round < 3; round++) {
         say("agent.v1.stream.delta", "alice", "{\"session_id\":\"s\",\"delta\":\"h\"}");
-        say("agent.v1.response", "alice", "{\"type\":\"agent_response\",\"text\":\"hello\",\"is_final\":true,\"session_id\":\"s\"}");
+        say("agent.v1.response", "alice",
+            "{\"type\":\"agent_response\",\"text\":\"hello\",\"is_final\":true,\"session_id\":\"s\"}");
         say("agent.v1.stream.delta", "alice", "{\"session_id\":\"s\",\"delta\":\"late\"}");
         AST_AUTO(reply_done) struct reply r = client_reply(&c, true);
         assert_int_equal(r.status, 200);
-        assert_string_equal(r.body,
-                            "event: ready\ndata: {\"session_id\":\"s\",\"principal\":\"alice\"}\n\n"
-                            "event: delta\ndata: {\"type\":\"custom\",\"data\":{\"delta\":\"h\",\"session_id\":\"s\"}}\n\n"
-                            "event: response\ndata: {\"type\":\"agent_response\",\"text\":\"hello\",\"is_final\":true,\"session_id\":\"s\"}\n\n");
-        client_ask(&c, "POST", "/api/agent/prompt", alice, NULL, "{\"text\":\"hi\",\"session_id\":\"s\"}");
+        assert_string_equal(
+            r.body,
+            "event: ready\ndata: {\"session_id\":\"s\",\"principal\":\"alice\"}\n\n"
+            "event: delta\ndata: {\"type\":\"custom\",\"data\":{\"delta\":\"h\",\"session_id\":\"s\"}}\n\n"
+            "event: response\ndata: {\"type\":\"agent_response\",\"text\":\"hello\",\"is_final\":true,\"session_id\":\"s\"}\n\n");
+        client_ask(&c, "POST", "/api/agent/prompt", alice, NULL,
+                   "{\"text\":\"hi\",\"session_id\":\"s\"}");
         assert_true(client_wait(&c, "event: ready\n"));
     }
 }
 
 static void c03_43_a_burst_is_delivered_whole_and_in_order(void **state)
 {
-    AST_AUTO(client_close) struct client c = prompt(alice, "{\"text\":\"hi\",\"session_id\":\"s\"}");
+    AST_AUTO(client_close)
+    struct client c = prompt(alice, "{\"text\":\"hi\",\"session_id\":\"s\"}");
     (void)state;
     for (unsigned i = 0; i < 1000; i++) {
         char json[64];
@@ -600,12 +650,14 @@ static void c03_43_a_burst_is_delivered_whole_and_in_order(void **state)
 
 static void c03_45_two_principals_in_one_session_stay_apart(void **state)
 {
-    AST_AUTO(client_close) struct client a = prompt(alice, "{\"text\":\"hi\",\"session_id\":\"s\"}");
+    AST_AUTO(client_close)
+    struct client a = prompt(alice, "{\"text\":\"hi\",\"session_id\":\"s\"}");
     AST_AUTO(client_close) struct client b = prompt(bob, "{\"text\":\"hi\",\"session_id\":\"s\"}");
     (void)state;
     say("agent.v1.stream.delta", "alice", "{\"session_id\":\"s\",\"delta\":\"secret of alice\"}");
     say("agent.v1.stream.delta", "bob", "{\"session_id\":\"s\",\"delta\":\"secret of bob\"}");
-    say("agent.v1.session_changed", "alice", "{\"old_session_id\":\"s\",\"new_session_id\":\"alices\"}");
+    say("agent.v1.session_changed", "alice",
+        "{\"old_session_id\":\"s\",\"new_session_id\":\"alices\"}");
     say("astrid.v1.elicit", "alice", "{\"type\":\"elicit_request\",\"for\":\"alice\"}");
     say("agent.v1.response", "alice", "{\"no\":\"session, alice\"}");
     say("agent.v1.response", "bob", "{\"session_id\":\"other\"}");
@@ -628,11 +680,14 @@ static void a_revoked_or_expired_bearer_ends_its_stream(void **state)
     (void)state;
     AST_AUTO(client_close) struct client a = prompt(alice, "{\"text\":\"hi\"}");
     AST_AUTO(client_close) struct client b = prompt(bob, "{\"text\":\"hi\",\"session_id\":\"s\"}");
-    (void)snprintf(json, sizeof json,
-                   "{\"method\":\"admin.agent.delete\",\"outcome\":\"success\",\"target_principal\":\"alice\",\"ts_epoch\":%llu}",
-                   (unsigned long long)ast_wall_secs() + 1);
+    (void)snprintf(
+        json, sizeof json,
+        "{\"method\":\"admin.agent.delete\",\"outcome\":\"success\",\"target_principal\":\"alice\",\"ts_epoch\":%llu}",
+        (unsigned long long)ast_wall_secs() + 1);
     audit(json);
-    AST_AUTO(reply_done) struct reply ended = client_reply(&a, true); /* a whole answer: the stream ended, not the line */
+    AST_AUTO(reply_done)
+    struct reply ended =
+        client_reply(&a, true); /* a whole answer: the stream ended, not the line */
     assert_int_equal(ended.status, 200);
     assert_lacks(ended.body, "event: response");
     say("agent.v1.response", "bob", "{\"session_id\":\"s\"}");
@@ -643,20 +698,23 @@ static void a_revoked_or_expired_bearer_ends_its_stream(void **state)
     AST_AUTO(client_close) struct client c = client_open(ast_gateway_port(rig.gateway));
     client_ask(&c, "POST", "/api/agent/prompt", brief, NULL, "{\"text\":\"hi\"}");
     AST_AUTO(reply_done) struct reply expired = client_reply(&c, true);
-    assert_true(expired.status == 200 || expired.status == 401); /* 401: the second was over already */
+    assert_true(expired.status == 200 ||
+                expired.status == 401); /* 401: the second was over already */
     assert_lacks(expired.body, "event: response");
 }
 
 static void a_slow_client_is_told_what_it_missed(void **state)
 {
     AST_AUTO(ast_buf_done) struct ast_buf json = AST_BUF_INIT(100000);
-    AST_AUTO(client_close) struct client c = prompt(alice, "{\"text\":\"hi\",\"session_id\":\"s\"}");
+    AST_AUTO(client_close)
+    struct client c = prompt(alice, "{\"text\":\"hi\",\"session_id\":\"s\"}");
     (void)state;
     (void)ast_buf_add_lit(&json, "{\"session_id\":\"s\",\"delta\":\"");
     while (json.n < 60000)
         (void)ast_buf_add_byte(&json, 'x');
     (void)ast_buf_add_lit(&json, "\"}");
-    for (unsigned i = 0; i < 400; i++) /* 24 MB against socket buffers and a budget of 1 MiB, nobody reads */
+    for (unsigned i = 0; i < 400;
+         i++) /* 24 MB against socket buffers and a budget of 1 MiB, nobody reads */
         say("agent.v1.stream.delta", "alice", json.p);
     say("agent.v1.response", "alice", "{\"session_id\":\"s\"}");
     AST_AUTO(reply_done) struct reply r = client_reply(&c, true);
@@ -675,7 +733,8 @@ static void head_of_a_stream_is_its_head(void **state)
 {
     AST_AUTO(client_close) struct client c = client_open(ast_gateway_port(rig.gateway));
     (void)state;
-    AST_AUTO(reply_done) struct reply r = client_call(&c, "HEAD", "/api/agent/prompt", alice, NULL, NULL);
+    AST_AUTO(reply_done)
+    struct reply r = client_call(&c, "HEAD", "/api/agent/prompt", alice, NULL, NULL);
     assert_int_equal(r.status, 405); /* HEAD goes with GET; this route is a POST */
 }
 
@@ -733,14 +792,20 @@ static void c03_52_to_55_metrics(void **state)
     assert_int_equal(a.status + b.status + c.status, 401 + 404 + 200);
     AST_AUTO(reply_done) struct reply n = call("GET", "/metrics", NULL);
     assert_int_equal(sample(n.body, "\nastrid_gateway_auth_failures_total "), failures + 1);
-    assert_contains(n.body, "astrid_gateway_requests_total{method=\"GET\",route=\"/api/capsules/:id/env\",status=\"401\"} ");
-    assert_contains(n.body, "astrid_gateway_requests_total{method=\"GET\",route=\"<unmatched>\",status=\"404\"} ");
-    static const char *const buckets[] = { "0.005", "0.01", "0.025", "0.05", "0.1", "0.25", "0.5", "1", "2.5", "5", "10", "+Inf" };
+    assert_contains(
+        n.body,
+        "astrid_gateway_requests_total{method=\"GET\",route=\"/api/capsules/:id/env\",status=\"401\"} ");
+    assert_contains(
+        n.body,
+        "astrid_gateway_requests_total{method=\"GET\",route=\"<unmatched>\",status=\"404\"} ");
+    static const char *const buckets[] = { "0.005", "0.01", "0.025", "0.05", "0.1", "0.25",
+                                           "0.5",   "1",    "2.5",   "5",    "10",  "+Inf" };
     for (size_t i = 0; i < AST_ARRAY_LEN(buckets); i++) {
         char want[160];
-        (void)snprintf(want, sizeof want,
-                       "astrid_gateway_request_duration_seconds_bucket{method=\"GET\",route=\"/api/auth/me\",status=\"200\",le=\"%s\"}",
-                       buckets[i]);
+        (void)snprintf(
+            want, sizeof want,
+            "astrid_gateway_request_duration_seconds_bucket{method=\"GET\",route=\"/api/auth/me\",status=\"200\",le=\"%s\"}",
+            buckets[i]);
         assert_contains(n.body, want);
     }
     assert_lacks(n.body, "very-private");
@@ -755,7 +820,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         /* First: the metrics are the process', and this one looks for what must not be counted. */
-        cmocka_unit_test_setup_teardown(c03_19_cors_echoes_listed_origins_only, setup_cors, teardown),
+        cmocka_unit_test_setup_teardown(c03_19_cors_echoes_listed_origins_only, setup_cors,
+                                        teardown),
         cmocka_unit_test(c03_01_without_a_file_or_disabled_nothing_listens),
         cmocka_unit_test(c03_03_a_bad_file_leaves_the_daemon_without_gateway),
         T(a_port_in_use_is_not_shared),

@@ -46,10 +46,11 @@ static void on_request(void *arg, struct gw_exchange *ex)
         gw_exchange_stream(ex, &(struct gw_answer){ .status = 200 }, &flood, &floods_gone);
         return;
     }
-    (void)ast_buf_addf(&body, "%s " AST_STR_FMT " %zu %d ", gw_method_name(r->method), AST_STR_ARG(r->path), r->body.n,
-                       r->body_too_large);
+    (void)ast_buf_addf(&body, "%s " AST_STR_FMT " %zu %d ", gw_method_name(r->method),
+                       AST_STR_ARG(r->path), r->body.n, r->body_too_large);
     (void)ast_buf_add(&body, r->body);
-    gw_exchange_answer(ex, &(struct gw_answer){ .status = 200, .content_type = AST_STR("text/plain"),
+    gw_exchange_answer(ex, &(struct gw_answer){ .status = 200,
+                                                .content_type = AST_STR("text/plain"),
                                                 .body = ast_buf_view(&body) });
 }
 
@@ -60,7 +61,8 @@ static int start(struct gw_http_config cfg)
     cfg.fixed_fields = AST_STR("x-fixed: yes\r\n");
     atomic_store(&floods_gone, 0);
     atomic_store(&held, NULL);
-    if (gw_address_parse(AST_STR("127.0.0.1:0"), &cfg.listen, &err) || gw_http_start(&cfg, &http, &err))
+    if (gw_address_parse(AST_STR("127.0.0.1:0"), &cfg.listen, &err) ||
+        gw_http_start(&cfg, &http, &err))
         rig_die("http", err.msg);
     return 0;
 }
@@ -74,7 +76,8 @@ static int setup(void **state)
 static int setup_hasty(void **state)
 {
     (void)state;
-    return start((struct gw_http_config){ .loops = 1, .head_ms = 60, .body_ms = 60, .idle_ms = 60, .write_ms = 60 });
+    return start((struct gw_http_config){
+        .loops = 1, .head_ms = 60, .body_ms = 60, .idle_ms = 60, .write_ms = 60 });
 }
 
 static int setup_small(void **state)
@@ -106,13 +109,14 @@ static void assert_next(struct client *c, const char *want)
 
 static void requests_in_any_cut_are_answered_in_order(void **state)
 {
-    static const char text[] = "GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
-                               "POST /b HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
-                               "DELETE /c HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi"
-                               "POST /d HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"
-                               "\r\nPOST /e HTTP/1.1\r\nHost: x\r\n\r\n"
-                               "GET /f HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n!"
-                               "GET /g HTTP/1.1\r\nHost: x\r\n\r\n";
+    static const char text[] =
+        "GET /a HTTP/1.1\r\nHost: x\r\n\r\n"
+        "POST /b HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello"
+        "DELETE /c HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi"
+        "POST /d HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n"
+        "\r\nPOST /e HTTP/1.1\r\nHost: x\r\n\r\n"
+        "GET /f HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n!"
+        "GET /g HTTP/1.1\r\nHost: x\r\n\r\n";
     (void)state;
     for (size_t step = 1; step < sizeof text; step += step < 8 ? 1 : 37) {
         AST_AUTO(client_close) struct client c = dial();
@@ -146,7 +150,8 @@ static void a_thousand_pipelined_requests_are_all_answered(void **state)
 static void release_held(struct gw_post *post)
 {
     (void)post;
-    gw_exchange_answer(atomic_load(&held), &(struct gw_answer){ .status = 200, .body = AST_STR("released") });
+    gw_exchange_answer(atomic_load(&held),
+                       &(struct gw_answer){ .status = 200, .body = AST_STR("released") });
 }
 
 static void what_is_sent_ahead_waits_for_the_answer(void **state)
@@ -156,7 +161,8 @@ static void what_is_sent_ahead_waits_for_the_answer(void **state)
     (void)state;
     (void)ast_buf_add_lit(&out, "GET /hold HTTP/1.1\r\nHost: x\r\n\r\n");
     for (unsigned i = 0; i < 500; i++) /* more than is read ahead */
-        (void)ast_buf_addf(&out, "POST /%u HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n%0100u", i, i);
+        (void)ast_buf_addf(
+            &out, "POST /%u HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n%0100u", i, i);
     client_send(&c, ast_buf_view(&out));
     while (!atomic_load(&held))
         (void)usleep(1000);
@@ -234,7 +240,10 @@ static void http_10_and_expect_and_close(void **state)
     assert_true(client_ended(&kept));
 
     AST_AUTO(client_close) struct client polite = dial();
-    client_send(&polite, AST_STR("POST /p HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"));
+    client_send(
+        &polite,
+        AST_STR(
+            "POST /p HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"));
     AST_AUTO(ast_cfree) char *go_on = client_cut_through(&polite, "\r\n\r\n");
     assert_string_equal(go_on, "HTTP/1.1 100 Continue\r\n\r\n");
     client_send(&polite, AST_STR("ok"));
@@ -359,8 +368,9 @@ static void make_certificate(void)
     FILE *k = fopen(key_path, "w"), *c = fopen(cert_path, "w");
     if (!key || !cert || !k || !c || !X509_gmtime_adj(X509_getm_notBefore(cert), -60) ||
         !X509_gmtime_adj(X509_getm_notAfter(cert), 3600) || !X509_set_pubkey(cert, key) ||
-        !X509_sign(cert, key, EVP_sha256()) || !PEM_write_PrivateKey(k, key, NULL, NULL, 0, NULL, NULL) ||
-        !PEM_write_X509(c, cert) || fclose(k) || fclose(c))
+        !X509_sign(cert, key, EVP_sha256()) ||
+        !PEM_write_PrivateKey(k, key, NULL, NULL, 0, NULL, NULL) || !PEM_write_X509(c, cert) ||
+        fclose(k) || fclose(c))
         rig_die("certificate", "cannot be made");
     EVP_PKEY_free(key);
     X509_free(cert);
@@ -370,7 +380,8 @@ static int setup_tls(void **state)
 {
     (void)state;
     make_certificate();
-    return start((struct gw_http_config){ .tls_cert_path = cert_path, .tls_key_path = key_path, .loops = 1 });
+    return start((struct gw_http_config){
+        .tls_cert_path = cert_path, .tls_key_path = key_path, .loops = 1 });
 }
 
 static int teardown_tls(void **state)
@@ -406,7 +417,8 @@ static void requests_over_tls(void **state)
         char in[4096];
         size_t got = 0;
         assert_int_equal(SSL_write(ssl, request, sizeof request - 1), sizeof request - 1);
-        while (got < 12 || memcmp(in + got - 12, "POST /x 2 0 ", 12) != 0) { /* up to the echoed body */
+        while (got < 12 ||
+               memcmp(in + got - 12, "POST /x 2 0 ", 12) != 0) { /* up to the echoed body */
             int r = SSL_read(ssl, in + got, 1);
             assert_int_equal(r, 1);
             got++;
@@ -441,7 +453,9 @@ static void tls_files_that_do_not_fit_are_refused(void **state)
     (void)state;
     make_certificate();
     (void)snprintf(other, sizeof other, "%s/other.pem", tls_dir);
-    struct gw_http_config cfg = { .tls_cert_path = cert_path, .tls_key_path = other, .on_request = on_request };
+    struct gw_http_config cfg = { .tls_cert_path = cert_path,
+                                  .tls_key_path = other,
+                                  .on_request = on_request };
     assert_int_equal(gw_address_parse(AST_STR("127.0.0.1:0"), &cfg.listen, NULL), AST_OK);
     static const char *const bad[] = { "no key", "" };
     for (size_t i = 0; i < AST_ARRAY_LEN(bad); i++) {

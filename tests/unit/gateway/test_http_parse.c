@@ -37,16 +37,22 @@ static void heads_are_accepted_or_refused_with_a_status(void **state)
         { "GET / HTTP/1.1\r\n" H "A: b\x02\r\n\r\n", GW_PARSE_BAD, 400 },
         { "GET / HTTP/1.1\r\n" H "A: b\rc\r\n\r\n", GW_PARSE_BAD, 400 },
         { "POST / HTTP/1.1\r\n" H "Content-Length: 5\r\n\r\n", GW_PARSE_DONE, 0 },
-        { "POST / HTTP/1.1\r\n" H "Content-Length: 5\r\nContent-Length: 5\r\n\r\n", GW_PARSE_DONE, 0 },
-        { "POST / HTTP/1.1\r\n" H "Content-Length: 5\r\nContent-Length: 6\r\n\r\n", GW_PARSE_BAD, 400 },
+        { "POST / HTTP/1.1\r\n" H "Content-Length: 5\r\nContent-Length: 5\r\n\r\n", GW_PARSE_DONE,
+          0 },
+        { "POST / HTTP/1.1\r\n" H "Content-Length: 5\r\nContent-Length: 6\r\n\r\n", GW_PARSE_BAD,
+          400 },
         { "POST / HTTP/1.1\r\n" H "Content-Length: +5\r\n\r\n", GW_PARSE_BAD, 400 },
         { "POST / HTTP/1.1\r\n" H "Content-Length: 5, 5\r\n\r\n", GW_PARSE_BAD, 400 },
         { "POST / HTTP/1.1\r\n" H "Content-Length: \r\n\r\n", GW_PARSE_BAD, 400 },
-        { "POST / HTTP/1.1\r\n" H "Content-Length: 18446744073709551616\r\n\r\n", GW_PARSE_BAD, 400 },
+        { "POST / HTTP/1.1\r\n" H "Content-Length: 18446744073709551616\r\n\r\n", GW_PARSE_BAD,
+          400 },
         { "POST / HTTP/1.1\r\n" H "Transfer-Encoding: chunked\r\n\r\n", GW_PARSE_DONE, 0 },
-        { "POST / HTTP/1.1\r\n" H "Transfer-Encoding: Chunked\r\nContent-Length: 5\r\n\r\n", GW_PARSE_BAD, 400 },
+        { "POST / HTTP/1.1\r\n" H "Transfer-Encoding: Chunked\r\nContent-Length: 5\r\n\r\n",
+          GW_PARSE_BAD, 400 },
         { "POST / HTTP/1.1\r\n" H "Transfer-Encoding: gzip, chunked\r\n\r\n", GW_PARSE_BAD, 501 },
-        { "POST / HTTP/1.1\r\n" H "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n", GW_PARSE_BAD, 400 },
+        { "POST / HTTP/1.1\r\n" H
+          "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+          GW_PARSE_BAD, 400 },
         { "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", GW_PARSE_BAD, 400 },
     };
     (void)state;
@@ -62,8 +68,9 @@ static void heads_are_accepted_or_refused_with_a_status(void **state)
 
 static void a_head_says_the_same_whole_or_byte_by_byte(void **state)
 {
-    static const char text[] = "\r\nPOST /a//b/%2F?x=1&y=%20 HTTP/1.1\r\nhost:x\r\nCONTENT-LENGTH:  7 \r\nX:\t a b \t\r\n"
-                               "Expect: 100-continue\r\nConnection: foo , CLOSE\r\n\r\nbody";
+    static const char text[] =
+        "\r\nPOST /a//b/%2F?x=1&y=%20 HTTP/1.1\r\nhost:x\r\nCONTENT-LENGTH:  7 \r\nX:\t a b \t\r\n"
+        "Expect: 100-continue\r\nConnection: foo , CLOSE\r\n\r\nbody";
     struct gw_request r;
     size_t scanned = 0;
     unsigned status;
@@ -133,7 +140,8 @@ static void chunked_bodies(void **state)
         const char *body, *rest;
     } cases[] = {
         { "5\r\nhello\r\n0\r\n\r\nGET", GW_PARSE_DONE, "hello", "GET" },
-        { "5;a=\"b\"\r\nhello\r\n3 \r\n\r\nx\r\n00\r\nT: 1\r\n\r\n", GW_PARSE_DONE, "hello\r\nx", "" },
+        { "5;a=\"b\"\r\nhello\r\n3 \r\n\r\nx\r\n00\r\nT: 1\r\n\r\n", GW_PARSE_DONE, "hello\r\nx",
+          "" },
         { "A\r\n0123456789\r\n0\r\n\r\n", GW_PARSE_DONE, "0123456789", "" },
         { "0\r\n\r\n", GW_PARSE_DONE, "", "" },
         { "5\r\nhel", GW_PARSE_MORE, "hel", "" },
@@ -178,9 +186,11 @@ static void a_chunked_body_over_its_ceiling_is_dropped(void **state)
     bool too_large = false;
     size_t used;
     (void)state;
-    assert_int_equal(gw_parse_chunks(&c, AST_STR("4\r\nabcd\r\n"), &used, &out, &too_large), GW_PARSE_MORE);
+    assert_int_equal(gw_parse_chunks(&c, AST_STR("4\r\nabcd\r\n"), &used, &out, &too_large),
+                     GW_PARSE_MORE);
     assert_false(too_large);
-    assert_int_equal(gw_parse_chunks(&c, AST_STR("1\r\ne\r\n0\r\n\r\n"), &used, &out, &too_large), GW_PARSE_DONE);
+    assert_int_equal(gw_parse_chunks(&c, AST_STR("1\r\ne\r\n0\r\n\r\n"), &used, &out, &too_large),
+                     GW_PARSE_DONE);
     assert_true(too_large);
     assert_view(ast_buf_view(&out), "abcd");
 }

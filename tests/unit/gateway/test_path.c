@@ -32,7 +32,8 @@ static void paths_match_exactly(void **state)
     (void)state;
     for (size_t i = 0; i < AST_ARRAY_LEN(cases); i++) {
         struct gw_params p = { .n = 0 };
-        if (gw_path_match(ast_str_c(cases[i].template), ast_str_c(cases[i].path), &p) != cases[i].want)
+        if (gw_path_match(ast_str_c(cases[i].template), ast_str_c(cases[i].path), &p) !=
+            cases[i].want)
             fail_msg("%s against %s", cases[i].path, cases[i].template);
         for (size_t k = 0; k < 2 && cases[i].params[k]; k++)
             assert_true(ast_str_eq(p.v[k], ast_str_c(cases[i].params[k])));
@@ -52,9 +53,9 @@ static void escapes_are_decoded_or_refused(void **state)
     static const struct {
         const char *in, *out; /* NULL: refused */
     } cases[] = {
-        { "", "" },          { "abc", "abc" }, { "a%2Fb", "a/b" }, { "%41%5a", "AZ" }, { "a+b", "a+b" },
-        { "%C3%A4", "\xc3\xa4" }, { "%", NULL },    { "%4", NULL },     { "%4g", NULL },    { "%ff", NULL },
-        { "%C3", NULL },
+        { "", "" },       { "abc", "abc" },         { "a%2Fb", "a/b" }, { "%41%5a", "AZ" },
+        { "a+b", "a+b" }, { "%C3%A4", "\xc3\xa4" }, { "%", NULL },      { "%4", NULL },
+        { "%4g", NULL },  { "%ff", NULL },          { "%C3", NULL },
     };
     (void)state;
     for (size_t i = 0; i < AST_ARRAY_LEN(cases); i++) {

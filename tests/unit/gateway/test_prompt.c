@@ -14,10 +14,12 @@ static void bodies_are_read_or_refused_with_a_reason(void **state)
     } cases[] = {
         { "{\"text\":\"hi\"}", NULL, "hi", "", NULL },
         { "{\"text\":\"\"}", NULL, "", "", NULL },
-        { "{\"text\":\"hi\",\"session_id\":null,\"context\":null,\"more\":1}", NULL, "hi", "", NULL },
+        { "{\"text\":\"hi\",\"session_id\":null,\"context\":null,\"more\":1}", NULL, "hi", "",
+          NULL },
         { "{\"text\":\"hi\",\"session_id\":\" \\t\\n\"}", NULL, "hi", "", NULL },
         { "{\"text\":\"hi\",\"session_id\":\" s \"}", NULL, "hi", " s ", NULL },
-        { "{\"text\":\"hi\",\"context\":{\"b\":[1],\"a\":2}}", NULL, "hi", "", "{\"a\":2,\"b\":[1]}" },
+        { "{\"text\":\"hi\",\"context\":{\"b\":[1],\"a\":2}}", NULL, "hi", "",
+          "{\"a\":2,\"b\":[1]}" },
         { "{\"text\":\"hi\",\"context\":\"c\"}", NULL, "hi", "", "\"c\"" },
         { "", "", 0, 0, 0 },
         { "{", "", 0, 0, 0 },
@@ -57,8 +59,10 @@ static void the_message_is_what_a_client_would_have_published(void **state)
     AST_AUTO(ast_msg_unref) struct ast_msg *m = NULL;
     struct gw_prompt_request p;
     (void)state;
-    assert_int_equal(gw_prompt_parse(AST_STR("{\"text\":\"a\\n\\\"b\",\"context\":{\"z\":1,\"a\":2}}"), &doc, &p, NULL),
-                     AST_OK);
+    assert_int_equal(
+        gw_prompt_parse(AST_STR("{\"text\":\"a\\n\\\"b\",\"context\":{\"z\":1,\"a\":2}}"), &doc, &p,
+                        NULL),
+        AST_OK);
     assert_int_equal(gw_prompt_print(&p, AST_STR("s\"1"), &out, NULL), AST_OK);
     const struct ast_msg_spec spec = { .topic = AST_STR("user.v1.prompt") };
     assert_int_equal(ast_msg_from_json(&spec, ast_buf_view(&out), &m, NULL), AST_OK);
@@ -73,9 +77,15 @@ static void c03_45_streams_show_their_own_session_and_nothing_foreign(void **sta
         const char *topic, *principal, *json;
         bool sees_elicits, want;
     } cases[] = {
-        { "agent.v1.response", "alice", "{\"type\":\"agent_response\",\"text\":\"\",\"is_final\":true,\"session_id\":\"s\"}", false, true },
-        { "agent.v1.response", "alice", "{\"type\":\"agent_response\",\"text\":\"\",\"is_final\":true,\"session_id\":\"t\"}", false, false },
-        { "agent.v1.response", "", "{\"type\":\"agent_response\",\"text\":\"\",\"is_final\":true,\"session_id\":\"s\"}", false, true },
+        { "agent.v1.response", "alice",
+          "{\"type\":\"agent_response\",\"text\":\"\",\"is_final\":true,\"session_id\":\"s\"}",
+          false, true },
+        { "agent.v1.response", "alice",
+          "{\"type\":\"agent_response\",\"text\":\"\",\"is_final\":true,\"session_id\":\"t\"}",
+          false, false },
+        { "agent.v1.response", "",
+          "{\"type\":\"agent_response\",\"text\":\"\",\"is_final\":true,\"session_id\":\"s\"}",
+          false, true },
         { "agent.v1.response", "alice", "{\"text\":\"no session\"}", false, true },
         { "agent.v1.response", "", "{\"text\":\"no session\"}", false, false },
         { "agent.v1.response", "alice", "{\"session_id\":\"s\"}", false, true },
@@ -83,10 +93,14 @@ static void c03_45_streams_show_their_own_session_and_nothing_foreign(void **sta
         { "agent.v1.response", "alice", "{\"session_id\":7}", false, true },
         { "agent.v1.stream.delta", "alice", "{\"session_id\":\"s\",\"delta\":\"x\"}", false, true },
         { "agent.v1.stream.other", "alice", "{\"session_id\":\"s\"}", false, false },
-        { "agent.v1.session_changed", "alice", "{\"old_session_id\":\"s\",\"new_session_id\":\"t\"}", false, true },
-        { "agent.v1.session_changed", "alice", "{\"old_session_id\":\"t\",\"new_session_id\":\"s\"}", false, true },
-        { "agent.v1.session_changed", "alice", "{\"old_session_id\":\"t\",\"new_session_id\":\"u\"}", false, false },
-        { "agent.v1.session_changed", "", "{\"old_session_id\":\"s\",\"new_session_id\":\"t\"}", false, true },
+        { "agent.v1.session_changed", "alice",
+          "{\"old_session_id\":\"s\",\"new_session_id\":\"t\"}", false, true },
+        { "agent.v1.session_changed", "alice",
+          "{\"old_session_id\":\"t\",\"new_session_id\":\"s\"}", false, true },
+        { "agent.v1.session_changed", "alice",
+          "{\"old_session_id\":\"t\",\"new_session_id\":\"u\"}", false, false },
+        { "agent.v1.session_changed", "", "{\"old_session_id\":\"s\",\"new_session_id\":\"t\"}",
+          false, true },
         { "astrid.v1.elicit", "alice", "{\"x\":1}", false, true },
         { "astrid.v1.elicit", "", "{\"x\":1}", false, false },
         { "astrid.v1.elicit", "", "{\"x\":1}", true, true },
@@ -94,8 +108,10 @@ static void c03_45_streams_show_their_own_session_and_nothing_foreign(void **sta
     (void)state;
     for (size_t i = 0; i < AST_ARRAY_LEN(cases); i++) {
         AST_AUTO(ast_msg_unref) struct ast_msg *m = NULL;
-        const struct ast_msg_spec spec = { .topic = ast_str_c(cases[i].topic), .principal = ast_str_c(cases[i].principal) };
-        const struct gw_prompt_scope scope = { AST_STR("alice"), AST_STR("s"), cases[i].sees_elicits };
+        const struct ast_msg_spec spec = { .topic = ast_str_c(cases[i].topic),
+                                           .principal = ast_str_c(cases[i].principal) };
+        const struct gw_prompt_scope scope = { AST_STR("alice"), AST_STR("s"),
+                                               cases[i].sees_elicits };
         assert_int_equal(ast_msg_from_json(&spec, ast_str_c(cases[i].json), &m, NULL), AST_OK);
         if (gw_prompt_shows(&scope, m) != cases[i].want)
             fail_msg("case %zu: %s %s", i, cases[i].topic, cases[i].json);
@@ -111,11 +127,15 @@ static void c03_42_events_are_two_lines_and_an_empty_one(void **state)
     gw_sse_event(&out, "ready", AST_STR("{\"a\":\n1}"));
     assert_view(ast_buf_view(&out), "event: ready\ndata: {\"a\": 1}\n\n");
     ast_buf_reset(&out);
-    assert_int_equal(ast_msg_from_json(&spec, AST_STR("{ \"new_session_id\" : \"b\", \"old_session_id\":\"a\" }"), &m, NULL),
-                     AST_OK);
+    assert_int_equal(
+        ast_msg_from_json(
+            &spec, AST_STR("{ \"new_session_id\" : \"b\", \"old_session_id\":\"a\" }"), &m, NULL),
+        AST_OK);
     gw_sse_message(&out, gw_prompt_event(m->topic), m);
-    assert_view(ast_buf_view(&out), "event: session_changed\n"
-                                    "data: {\"type\":\"custom\",\"data\":{\"new_session_id\":\"b\",\"old_session_id\":\"a\"}}\n\n");
+    assert_view(
+        ast_buf_view(&out),
+        "event: session_changed\n"
+        "data: {\"type\":\"custom\",\"data\":{\"new_session_id\":\"b\",\"old_session_id\":\"a\"}}\n\n");
 }
 
 int main(void)

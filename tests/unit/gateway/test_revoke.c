@@ -115,8 +115,10 @@ static void a_revocation_is_written_and_survives(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(c03_15_files_load_or_fail_and_are_never_taken_as_empty, setup, teardown),
-        cmocka_unit_test_setup_teardown(c03_15_a_file_over_ten_mebibytes_is_refused, setup, teardown),
+        cmocka_unit_test_setup_teardown(c03_15_files_load_or_fail_and_are_never_taken_as_empty,
+                                        setup, teardown),
+        cmocka_unit_test_setup_teardown(c03_15_a_file_over_ten_mebibytes_is_refused, setup,
+                                        teardown),
         cmocka_unit_test_setup_teardown(a_revocation_is_written_and_survives, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

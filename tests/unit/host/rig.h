@@ -27,7 +27,7 @@
 #include "store/secrets.h"
 
 #define RIG_PATIENCE_NS (20 * AST_NS_PER_SEC) /* a wait that lasts longer has hung */
-#define RIG_CAPSULE "probe"
+#define RIG_CAPSULE     "probe"
 
 /* Per program. */
 static struct {
@@ -50,7 +50,8 @@ struct rig {
 
     struct ast_lock lock;
     pthread_cond_t changed;
-    AST_VEC(struct ast_msg *) seen AST_GUARDED_BY(lock); /* references, in bus order, without the tests' own */
+    AST_VEC(struct ast_msg *)
+    seen AST_GUARDED_BY(lock); /* references, in bus order, without the tests' own */
     unsigned ready AST_GUARDED_BY(lock);
     bool other_holds; /* the capability of another capsule */
 };
@@ -109,8 +110,9 @@ static bool rig_holds(void *arg, const struct ast_uuid *uuid, struct ast_str cap
     } while (0)
 
 static struct ast_str rig_publishes[] = { { "out.*", 5 }, { "bench.*", 7 } };
-static struct ast_str rig_subscribes[] = { { "in.*", 4 }, { "out.*", 5 }, { "astrid.v1.*", 11 }, { "a.*.b", 5 },
-                                           { "*", 1 } };
+static struct ast_str rig_subscribes[] = {
+    { "in.*", 4 }, { "out.*", 5 }, { "astrid.v1.*", 11 }, { "a.*.b", 5 }, { "*", 1 }
+};
 
 static int rig_setup(void **state)
 {
@@ -168,7 +170,7 @@ static int rig_teardown(void **state)
     ast_permits_free(r->env.blocking);
     ast_limiter_free(r->env.limiter);
     ast_tap_close(r->tap);
-    ast_vec_each(&r->seen, m)
+    ast_vec_each (&r->seen, m)
         ast_msg_unref(*m);
     ast_vec_done(&r->seen);
     ast_policy_close(r->policy);
@@ -235,8 +237,9 @@ static void rig_granted(struct ast_pool_waiter *w, struct ast_instance *instance
 }
 
 /* Starts a hook call, or `run` when env.is_run_loop; `msg` (may be NULL) is the cause. */
-static struct rig_call *rig_start_action(struct rig *r, struct ast_msg *msg, const struct ast_profile *profile,
-                                         const char *action, const char *script)
+static struct rig_call *rig_start_action(struct rig *r, struct ast_msg *msg,
+                                         const struct ast_profile *profile, const char *action,
+                                         const char *script)
 {
     if (!r->pool)
         rig_pool(r, 1, /* pinned= */ true);
@@ -254,8 +257,8 @@ static struct rig_call *rig_start_action(struct rig *r, struct ast_msg *msg, con
     return c;
 }
 
-static struct rig_call *rig_start_for(struct rig *r, struct ast_msg *msg, const struct ast_profile *profile,
-                                      const char *script)
+static struct rig_call *rig_start_for(struct rig *r, struct ast_msg *msg,
+                                      const struct ast_profile *profile, const char *script)
 {
     return rig_start_action(r, msg, profile, "script", script);
 }
@@ -331,7 +334,9 @@ static __attribute__((unused)) const char *rig_loop_answer(struct rig_call *loop
 static struct ast_msg *rig_msg(const char *topic, const char *json, const char *principal)
 {
     struct ast_msg_spec spec = {
-        .topic = ast_str_c(topic), .principal = ast_str_c(principal), .origin = "test",
+        .topic = ast_str_c(topic),
+        .principal = ast_str_c(principal),
+        .origin = "test",
         .source_id = { { 0x12, 0x34, 0x56, 0x78 } },
     };
     struct ast_msg *m = NULL;
@@ -340,7 +345,8 @@ static struct ast_msg *rig_msg(const char *topic, const char *json, const char *
 }
 
 /* As a handler call that a message of `principal` caused. */
-static __attribute__((unused)) const char *rig_run_as(struct rig *r, const char *principal, const char *script)
+static __attribute__((unused)) const char *rig_run_as(struct rig *r, const char *principal,
+                                                      const char *script)
 {
     AST_AUTO(ast_msg_unref) struct ast_msg *m = rig_msg("cause.x", "{}", principal);
     return rig_answer(rig_start_for(r, m, NULL, script));

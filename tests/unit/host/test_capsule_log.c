@@ -6,7 +6,8 @@
 
 #include "base/banned.h"
 
-static int64_t fake_now = INT64_C(1767312245) * AST_NS_PER_SEC + 123456789; /* 2026-01-02T00:04:05.123 */
+static int64_t fake_now =
+    INT64_C(1767312245) * AST_NS_PER_SEC + 123456789; /* 2026-01-02T00:04:05.123 */
 
 static int64_t fake_clock(void)
 {
@@ -19,7 +20,9 @@ static int log_setup(void **state)
     fake_now = INT64_C(1767312245) * AST_NS_PER_SEC + 123456789;
     int rc = rig_setup(state);
     struct rig *r = *state;
-    struct ast_log_config cfg = { .dir = ast_str_c(r->dir), .prefix = AST_STR("daemon"), .level = AST_LOG_TRACE };
+    struct ast_log_config cfg = { .dir = ast_str_c(r->dir),
+                                  .prefix = AST_STR("daemon"),
+                                  .level = AST_LOG_TRACE };
     RIG_OK(ast_log_open(&cfg, &err));
     return rc;
 }
@@ -90,7 +93,10 @@ static void files_and_directories_are_private(void **state)
     mode_t old = umask(0);
     (void)rig_run(r, "log 2 hello");
     (void)umask(old);
-    static const struct { const char *path; mode_t mode; } cases[] = {
+    static const struct {
+        const char *path;
+        mode_t mode;
+    } cases[] = {
         { "home/default/.local/log", 0700 },
         { "home/default/.local/log/" RIG_CAPSULE, 0700 },
         { OWNER_DIR "2026-01-02.log", 0600 },
@@ -120,7 +126,8 @@ static void lines_go_to_the_invoking_principal(void **state)
     struct rig *r = *state;
     RIG_OK(ast_home_ensure_principal(&r->home, AST_STR("alice"), &err));
     (void)rig_run_as(r, "alice", "log 2 mine");
-    AST_AUTO(ast_cfree) char *got = text_of(r, "home/alice/.local/log/" RIG_CAPSULE "/2026-01-02.log");
+    AST_AUTO(ast_cfree)
+    char *got = text_of(r, "home/alice/.local/log/" RIG_CAPSULE "/2026-01-02.log");
     assert_non_null(got);
     assert_string_equal(got, "1767312245.123 INFO [probe] mine\n");
     assert_null(text_of(r, OWNER_DIR "2026-01-02.log"));
@@ -130,9 +137,14 @@ static void a_new_day_gets_a_new_file_and_old_ones_go(void **state)
 {
     struct rig *r = *state;
     (void)rig_run(r, "log 2 one");
-    static const struct { const char *name; int days; bool goes; } cases[] = {
-        { "2025-12-20.log", 14, true },  { "2025-12-27.log", 5, false }, { "notes.txt", 100, false },
-        { "2025-1-20.log", 100, false }, { "aaaaaaaaaa.log", 100, true },
+    static const struct {
+        const char *name;
+        int days;
+        bool goes;
+    } cases[] = {
+        { "2025-12-20.log", 14, true },  { "2025-12-27.log", 5, false },
+        { "notes.txt", 100, false },     { "2025-1-20.log", 100, false },
+        { "aaaaaaaaaa.log", 100, true },
     };
     for (size_t i = 0; i < AST_ARRAY_LEN(cases); i++) {
         AST_AUTO(ast_cfree) char *path = ast_home_path(&r->home, OWNER_DIR "%s", cases[i].name);
@@ -178,7 +190,8 @@ static void a_message_is_one_line_of_bounded_length(void **state)
     ast_host_capsule_log(&r->env, AST_PRINCIPAL_DEFAULT, AST_LOG_INFO,
                          AST_STR("a\n1767312245.123 ERROR [root] forged\r\nb"));
     AST_AUTO(ast_cfree) char *got = text_of(r, OWNER_DIR "2026-01-02.log");
-    assert_string_equal(got, "1767312245.123 INFO [probe] a\\n1767312245.123 ERROR [root] forged\\r\\nb\n");
+    assert_string_equal(
+        got, "1767312245.123 INFO [probe] a\\n1767312245.123 ERROR [root] forged\\r\\nb\n");
     (void)rig_run(r, "logfill 2 70000");
     AST_AUTO(ast_cfree) char *again = text_of(r, OWNER_DIR "2026-01-02.log");
     assert_int_equal(strlen(again) - strlen(got), 28 + 65536 + 1);
@@ -237,12 +250,9 @@ static void many_principals_keep_few_files_open(void **state)
 #define LOG_TEST(fn) cmocka_unit_test_setup_teardown(fn, log_setup, log_teardown)
 RIG_MAIN(LOG_TEST(c05_20_lines_have_the_promised_form),
          LOG_TEST(c05_19_errors_go_to_the_daemon_log_too),
-         LOG_TEST(files_and_directories_are_private),
-         LOG_TEST(a_principal_home_is_never_created),
+         LOG_TEST(files_and_directories_are_private), LOG_TEST(a_principal_home_is_never_created),
          LOG_TEST(lines_go_to_the_invoking_principal),
          LOG_TEST(a_new_day_gets_a_new_file_and_old_ones_go),
-         LOG_TEST(pruning_at_load_needs_no_line),
-         LOG_TEST(a_message_is_one_line_of_bounded_length),
+         LOG_TEST(pruning_at_load_needs_no_line), LOG_TEST(a_message_is_one_line_of_bounded_length),
          LOG_TEST(a_symlink_in_the_way_is_not_followed),
-         LOG_TEST(lifecycle_hooks_log_to_the_daemon),
-         LOG_TEST(many_principals_keep_few_files_open))
+         LOG_TEST(lifecycle_hooks_log_to_the_daemon), LOG_TEST(many_principals_keep_few_files_open))

@@ -6,7 +6,8 @@
 static void write_file(struct rig *r, const char *path, struct ast_str text)
 {
     AST_AUTO(ast_cfree) char *full = ast_home_path(&r->home, "%s", path);
-    AST_AUTO(ast_cfree) char *dir = ast_str_dup(ast_str_first(ast_str_c(full), (size_t)(strrchr(full, '/') - full)));
+    AST_AUTO(ast_cfree)
+    char *dir = ast_str_dup(ast_str_first(ast_str_c(full), (size_t)(strrchr(full, '/') - full)));
     RIG_OK(ast_fs_mkdirs(dir, 0700, &err));
     RIG_OK(ast_fs_write_atomic(full, text, 0600, 0, &err));
 }
@@ -18,7 +19,8 @@ static void save_profile(struct rig *r, const char *principal, bool enabled, uin
     p->enabled = enabled;
     p->quotas.max_ipc_throughput_bytes = ipc_bytes;
     AST_AUTO(ast_cfree) char *dir = ast_home_path(&r->home, AST_HOME_PROFILES);
-    AST_AUTO(ast_cfree) char *path = ast_home_path(&r->home, AST_HOME_PROFILES "/%s.toml", principal);
+    AST_AUTO(ast_cfree)
+    char *path = ast_home_path(&r->home, AST_HOME_PROFILES "/%s.toml", principal);
     RIG_OK(ast_fs_mkdirs(dir, 0700, &err));
     RIG_OK(ast_profile_save(path, p, &err));
     ast_policy_invalidate(r->policy, ast_str_c(principal));
@@ -27,8 +29,9 @@ static void save_profile(struct rig *r, const char *principal, bool enabled, uin
 static void c04_41_publishes_follow_the_last_envelope(void **state)
 {
     struct rig *r = *state;
-    struct rig_call *loop = rig_loop(r, "sub in.*\nready\npub out.a 0\nrecv 0 20000\npub out.a 1\nrecv 0 0\npub out.a 2\n"
-                                        "recv 0 20000\npub out.a 3\nrecv 0 20000\npub out.a 4\ncaller");
+    struct rig_call *loop = rig_loop(
+        r, "sub in.*\nready\npub out.a 0\nrecv 0 20000\npub out.a 1\nrecv 0 0\npub out.a 2\n"
+           "recv 0 20000\npub out.a 3\nrecv 0 20000\npub out.a 4\ncaller");
     rig_until_ready(r, 1);
     rig_until_parked(r, 1);
     rig_publish(r, "in.x", "1", "alice");
@@ -48,7 +51,8 @@ static void c04_41_publishes_follow_the_last_envelope(void **state)
 static void poll_installs_the_context_too(void **state)
 {
     struct rig *r = *state;
-    struct rig_call *loop = rig_loop(r, "sub in.*\nready\nrecv 0 20000\npoll 0\nrecv 0 20000\npub out.a 1");
+    struct rig_call *loop =
+        rig_loop(r, "sub in.*\nready\nrecv 0 20000\npoll 0\nrecv 0 20000\npub out.a 1");
     rig_until_parked(r, 1);
     rig_publish(r, "in.x", "1", "alice");
     rig_until_parked(r, 1);
@@ -64,9 +68,10 @@ static void c05_34_store_and_overlay_follow_the_envelope(void **state)
     r->env.declared = declared;
     r->env.declared_count = 1;
     write_file(r, "home/alice/.config/env/" RIG_CAPSULE ".env.json", AST_STR("{\"url\":\"a1\"}"));
-    struct rig_call *loop =
-        rig_loop(r, "sub in.*\nset k owner\nready\nrecv 0 20000\nget k\nset k alices\nconfig url\npub out.a 1\n"
-                    "recv 0 20000\nconfig url\npub out.a 2\nrecv 0 20000\nget k\nconfig url");
+    struct rig_call *loop = rig_loop(
+        r,
+        "sub in.*\nset k owner\nready\nrecv 0 20000\nget k\nset k alices\nconfig url\npub out.a 1\n"
+        "recv 0 20000\nconfig url\npub out.a 2\nrecv 0 20000\nget k\nconfig url");
     rig_until_ready(r, 1); /* a write parks too: parked alone would not say where it waits */
     rig_publish(r, "in.x", "1", "alice");
     (void)rig_seen(r, 0);
@@ -87,7 +92,9 @@ static void quotas_follow_the_envelope(void **state)
 {
     struct rig *r = *state;
     save_profile(r, "alice", true, 20);
-    struct rig_call *loop = rig_loop(r, "sub in.*\nready\nrecv 0 20000\npubn out.a 21\npubn out.a 20\nrecv 0 20000\npubn out.a 21");
+    struct rig_call *loop = rig_loop(
+        r,
+        "sub in.*\nready\nrecv 0 20000\npubn out.a 21\npubn out.a 20\nrecv 0 20000\npubn out.a 21");
     rig_until_parked(r, 1);
     rig_publish(r, "in.x", "1", "alice");
     rig_until_parked(r, 1);
@@ -170,6 +177,5 @@ RIG_MAIN(RIG_TEST(c04_41_publishes_follow_the_last_envelope),
          RIG_TEST(messages_of_disabled_principals_do_not_reach_a_run_loop),
          RIG_TEST(handlers_see_messages_of_disabled_principals_by_their_own_subscription),
          RIG_TEST(an_unreadable_profile_gives_default_quotas),
-         RIG_TEST(ready_reaches_the_capsule_room),
-         RIG_TEST(ending_a_call_clears_everything),
+         RIG_TEST(ready_reaches_the_capsule_room), RIG_TEST(ending_a_call_clears_everything),
          RIG_TEST(an_invalid_principal_acts_as_the_owner))

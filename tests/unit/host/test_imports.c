@@ -8,13 +8,18 @@ static void c05_05_every_import_links(void **state)
 {
     const struct ast_wasm_host *h = ast_host_imports();
     assert_int_equal(h->import_count, 217);
-    AST_AUTO(ast_buf_done) struct ast_buf wat = AST_BUF_INIT(1u << 20), wasm = AST_BUF_INIT(1u << 20);
+    AST_AUTO(ast_buf_done)
+    struct ast_buf wat = AST_BUF_INIT(1u << 20), wasm = AST_BUF_INIT(1u << 20);
     (void)ast_buf_add_lit(&wat, "(module\n");
     for (size_t i = 0; i < h->import_count; i++) {
         const struct ast_abi_import *row = &h->imports[i];
         (void)ast_buf_addf(&wat, "(import \"%s\" \"%s\" (func", row->module, row->name);
         for (const char *p = row->params; *p; p++)
-            (void)ast_buf_addf(&wat, " (param %s)", *p == 'i' ? "i32" : *p == 'I' ? "i64" : *p == 'f' ? "f32" : "f64");
+            (void)ast_buf_addf(&wat, " (param %s)",
+                               *p == 'i'   ? "i32"
+                               : *p == 'I' ? "i64"
+                               : *p == 'f' ? "f32"
+                                           : "f64");
         if (*row->result)
             (void)ast_buf_addf(&wat, " (result %s)", *row->result == 'i' ? "i32" : "i64");
         (void)ast_buf_add_lit(&wat, "))\n");
@@ -31,14 +36,27 @@ static void c05_05_the_table_is_sorted_and_complete(void **state)
     const struct ast_wasm_host *h = ast_host_imports();
     for (size_t i = 1; i < h->import_count; i++) {
         int order = strcmp(h->imports[i - 1].module, h->imports[i].module);
-        assert_true(order < 0 || (order == 0 && strcmp(h->imports[i - 1].name, h->imports[i].name) < 0));
+        assert_true(order < 0 ||
+                    (order == 0 && strcmp(h->imports[i - 1].name, h->imports[i].name) < 0));
     }
     static const char *const modules[] = {
-        "astrid:approval/host@1.0.0", "astrid:elicit/host@1.0.0", "astrid:fs/host@1.0.0", "astrid:http/host@1.0.0",
-        "astrid:http/host@1.1.0", "astrid:identity/host@1.0.0", "astrid:io/error@1.0.0", "astrid:io/poll@1.0.0",
-        "astrid:io/streams@1.0.0", "astrid:ipc/host@1.0.0", "astrid:kv/host@1.0.0", "astrid:net/host@1.0.0",
-        "astrid:process/host@1.0.0", "astrid:process/host@1.1.0", "astrid:request-context/host@1.0.0",
-        "astrid:sys/host@1.0.0", "astrid:uplink/host@1.0.0",
+        "astrid:approval/host@1.0.0",
+        "astrid:elicit/host@1.0.0",
+        "astrid:fs/host@1.0.0",
+        "astrid:http/host@1.0.0",
+        "astrid:http/host@1.1.0",
+        "astrid:identity/host@1.0.0",
+        "astrid:io/error@1.0.0",
+        "astrid:io/poll@1.0.0",
+        "astrid:io/streams@1.0.0",
+        "astrid:ipc/host@1.0.0",
+        "astrid:kv/host@1.0.0",
+        "astrid:net/host@1.0.0",
+        "astrid:process/host@1.0.0",
+        "astrid:process/host@1.1.0",
+        "astrid:request-context/host@1.0.0",
+        "astrid:sys/host@1.0.0",
+        "astrid:uplink/host@1.0.0",
     };
     size_t seen = 0;
     for (size_t i = 0; i < h->import_count; i++)
@@ -57,12 +75,15 @@ static void c05_05_the_table_is_sorted_and_complete(void **state)
 static void c05_04_wasi_does_not_link(void **state)
 {
     AST_AUTO(ast_buf_done) struct ast_buf wasm = AST_BUF_INIT(1u << 16);
-    RIG_OK(ast_wat_compile(AST_STR("(module (import \"wasi:cli/environment@0.2.0\" \"get-environment\" (func (param i32)))"
-                                   " (memory (export \"memory\") 1) (func (export \"run\")))"),
-                           &wasm, &err));
+    RIG_OK(ast_wat_compile(
+        AST_STR(
+            "(module (import \"wasi:cli/environment@0.2.0\" \"get-environment\" (func (param i32)))"
+            " (memory (export \"memory\") 1) (func (export \"run\")))"),
+        &wasm, &err));
     AST_AUTO(ast_module_unref) struct ast_module *m = NULL;
     struct ast_err err = AST_ERR_INIT;
-    assert_int_equal(ast_module_load(rig_shared.engine, ast_buf_view(&wasm), &m, &err), AST_E_UNKNOWN_IMPORT);
+    assert_int_equal(ast_module_load(rig_shared.engine, ast_buf_view(&wasm), &m, &err),
+                     AST_E_UNKNOWN_IMPORT);
     assert_non_null(strstr(err.msg, "wasi:cli/environment@0.2.0"));
 }
 
@@ -70,11 +91,14 @@ static void missing_packages_say_so(void **state)
 {
     struct rig *r = *state;
     char want[256];
-    (void)snprintf(want, sizeof want, "%d:fs.fs-open is not available in this build", AST_FS_ERROR_UNKNOWN);
+    (void)snprintf(want, sizeof want, "%d:fs.fs-open is not available in this build",
+                   AST_FS_ERROR_UNKNOWN);
     const char *got = rig_run(r, "fs x");
-    if (strncmp(got, want, 3) == 0) /* once the package is there this test has nothing to say about it */
+    if (strncmp(got, want, 3) ==
+        0) /* once the package is there this test has nothing to say about it */
         assert_string_equal(got, want);
-    (void)snprintf(want, sizeof want, "%d:uplink.uplink-register is not available in this build", AST_UPLINK_ERROR_UNKNOWN);
+    (void)snprintf(want, sizeof want, "%d:uplink.uplink-register is not available in this build",
+                   AST_UPLINK_ERROR_UNKNOWN);
     got = rig_run(r, "uplink\nuplink");
     if (strncmp(got, want, 2) == 0)
         assert_non_null(strstr(got, want));
@@ -83,7 +107,9 @@ static void missing_packages_say_so(void **state)
 static void hostile_guests_trap(void **state)
 {
     struct rig *r = *state;
-    static const struct { const char *script, *why; } cases[] = {
+    static const struct {
+        const char *script, *why;
+    } cases[] = {
         { "bad pointer", "out of bounds" },
         { "bad length", "out of bounds" },
         { "bad utf8", "not UTF-8" },
@@ -104,7 +130,8 @@ static void hostile_guests_trap(void **state)
         struct rig_call *c = rig_start(r, cases[i].script);
         rig_wait(c);
         if (c->rc != AST_E_ABI)
-            fail_msg("'%s' ended with %s: %s%s", cases[i].script, ast_rc_name(c->rc), c->error, c->text ? c->text : "");
+            fail_msg("'%s' ended with %s: %s%s", cases[i].script, ast_rc_name(c->rc), c->error,
+                     c->text ? c->text : "");
         if (!strstr(c->error, cases[i].why))
             fail_msg("'%s': %s", cases[i].script, c->error);
         rig_end(c);
@@ -124,9 +151,7 @@ static void a_spinning_guest_is_cancelled_and_the_next_call_works(void **state)
     assert_string_equal(rig_run(r, "subn 128 in.*"), "128");
 }
 
-RIG_MAIN(RIG_TEST(c05_05_every_import_links),
-         RIG_TEST(c05_05_the_table_is_sorted_and_complete),
-         RIG_TEST(c05_04_wasi_does_not_link),
-         RIG_TEST(missing_packages_say_so),
+RIG_MAIN(RIG_TEST(c05_05_every_import_links), RIG_TEST(c05_05_the_table_is_sorted_and_complete),
+         RIG_TEST(c05_04_wasi_does_not_link), RIG_TEST(missing_packages_say_so),
          RIG_TEST(hostile_guests_trap),
          RIG_TEST(a_spinning_guest_is_cancelled_and_the_next_call_works))

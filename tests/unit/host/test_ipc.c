@@ -27,8 +27,10 @@ static void c05_21_c04_03_malformed_topics_are_invalid(void **state)
     AST_AUTO(ast_buf_done) struct ast_buf b = AST_BUF_INIT(1024);
     assert_string_equal(rig_run(r, long_topic(&b, 256)), "ok");
     assert_string_equal(rig_run(r, long_topic(&b, 257)), "err:invalid-input");
-    static const struct { const char *topic, *want; } cases[] = {
-        { "out.b.c.d.e.f.g.h", "ok" },                 /* 8 segments */
+    static const struct {
+        const char *topic, *want;
+    } cases[] = {
+        { "out.b.c.d.e.f.g.h", "ok" },                  /* 8 segments */
         { "out.b.c.d.e.f.g.h.i", "err:invalid-input" }, /* 9 */
         { "out..b", "err:invalid-input" },
         { ".out.b", "err:invalid-input" },
@@ -53,8 +55,9 @@ static void c05_22_c04_04_no_publish_keys_deny(void **state)
 {
     struct rig *r = *state;
     r->env.publish_acl_count = 0;
-    assert_string_equal(rig_run(r, "pub out.a 1\npubn out.a 1048577\npub out.a nonsense\npubn out.a 5242881"),
-                        "err:capability-denied\nerr:capability-denied\nerr:capability-denied\nerr:rate-limited");
+    assert_string_equal(
+        rig_run(r, "pub out.a 1\npubn out.a 1048577\npub out.a nonsense\npubn out.a 5242881"),
+        "err:capability-denied\nerr:capability-denied\nerr:capability-denied\nerr:rate-limited");
 }
 
 static void c05_23_publish_keys_match_as_routes(void **state)
@@ -63,8 +66,9 @@ static void c05_23_publish_keys_match_as_routes(void **state)
     static const struct ast_str acl[] = { { "a.*", 3 }, { "x.*.z", 5 } };
     r->env.publish_acl = acl;
     r->env.publish_acl_count = AST_ARRAY_LEN(acl);
-    assert_string_equal(rig_run(r, "pub a.b 1\npub a.b.c.d 1\npub a 1\npub x.y.z 1\npub x.y.z.w 1\npub b.a 1"),
-                        "ok\nok\nerr:capability-denied\nok\nerr:capability-denied\nerr:capability-denied");
+    assert_string_equal(
+        rig_run(r, "pub a.b 1\npub a.b.c.d 1\npub a 1\npub x.y.z 1\npub x.y.z.w 1\npub b.a 1"),
+        "ok\nok\nerr:capability-denied\nok\nerr:capability-denied\nerr:capability-denied");
 }
 
 static void c04_05_admin_key_covers_the_subtree(void **state)
@@ -80,10 +84,14 @@ static void c04_05_admin_key_covers_the_subtree(void **state)
 static void c05_24_c04_06_c04_07_payload_size_and_shape(void **state)
 {
     struct rig *r = *state;
-    assert_string_equal(rig_run(r, "pubn out.a 1048576\npubn out.a 1048577"), "ok\nerr:invalid-input");
+    assert_string_equal(rig_run(r, "pubn out.a 1048576\npubn out.a 1048577"),
+                        "ok\nerr:invalid-input");
     assert_int_equal(r->seen.n, 1);
-    assert_string_equal(rig_run(r, "pub out.a nonsense\npub out.a \npub out.a {\"a\":1\npub out.a {} {}\npub out.a \"\\ud800\""),
-                        "err:invalid-input\nerr:invalid-input\nerr:invalid-input\nerr:invalid-input\nerr:invalid-input");
+    assert_string_equal(
+        rig_run(
+            r,
+            "pub out.a nonsense\npub out.a \npub out.a {\"a\":1\npub out.a {} {}\npub out.a \"\\ud800\""),
+        "err:invalid-input\nerr:invalid-input\nerr:invalid-input\nerr:invalid-input\nerr:invalid-input");
     assert_int_equal(r->seen.n, 1);
 }
 
@@ -95,11 +103,13 @@ static void c04_06_payload_over_five_mib_is_rate_limited(void **state)
 /* The profile is the call's: nothing is read from disk for handlers. */
 static struct ast_profile slow_profile(uint64_t bytes_per_sec)
 {
-    return (struct ast_profile){ .enabled = true,
-                                 .quotas = { 67108864, 300, bytes_per_sec, 8, 1073741824, 2000000000 } };
+    return (struct ast_profile){
+        .enabled = true, .quotas = { 67108864, 300, bytes_per_sec, 8, 1073741824, 2000000000 }
+    };
 }
 
-static const char *limited(struct rig *r, const char *principal, uint64_t ceiling, const char *script)
+static const char *limited(struct rig *r, const char *principal, uint64_t ceiling,
+                           const char *script)
 {
     AST_AUTO(ast_msg_unref) struct ast_msg *m = rig_msg("cause.x", "{}", principal);
     struct ast_profile p = slow_profile(ceiling);
@@ -122,17 +132,20 @@ static void c05_25_c04_08_c04_09_budget_is_per_principal(void **state)
 static void refused_publishes_are_charged_too(void **state)
 {
     struct rig *r = *state;
-    assert_string_equal(limited(r, "alice", 100, "pub out..a \"123456789\"\npubn out.a 100\npubn out.a 89"),
-                        "err:invalid-input\nerr:rate-limited\nok");
+    assert_string_equal(
+        limited(r, "alice", 100, "pub out..a \"123456789\"\npubn out.a 100\npubn out.a 89"),
+        "err:invalid-input\nerr:rate-limited\nok");
 }
 
 static void c05_26_c04_10_publish_as_needs_uplink_and_a_valid_principal(void **state)
 {
     struct rig *r = *state;
-    assert_string_equal(rig_run(r, "pubas bob out.a 1\npubas b@d out.a 1"), "err:capability-denied\nerr:capability-denied");
+    assert_string_equal(rig_run(r, "pubas bob out.a 1\npubas b@d out.a 1"),
+                        "err:capability-denied\nerr:capability-denied");
     r->env.uplink = true;
-    assert_string_equal(rig_run(r, "pubas b@d out.a 1\npubas  out.a 1\npubas bob nope.a 1\npubas bob out.a 1"),
-                        "err:invalid-input\nerr:invalid-input\nerr:capability-denied\nok");
+    assert_string_equal(
+        rig_run(r, "pubas b@d out.a 1\npubas  out.a 1\npubas bob nope.a 1\npubas bob out.a 1"),
+        "err:invalid-input\nerr:invalid-input\nerr:capability-denied\nok");
     const struct ast_msg *m = rig_seen(r, 0);
     assert_str(m->principal, "bob");
     assert_true(m->claimed);
@@ -143,16 +156,20 @@ static void publish_as_charges_the_named_principal(void **state)
 {
     struct rig *r = *state;
     r->env.uplink = true;
-    assert_string_equal(limited(r, "alice", 100, "pubas bob out.a \"12345678901234567890123456789012345678901234567890\"\n"
-                                                 "pubn out.a 100\npubas bob out.a \"12345678901234567890123456789012345678901234567890\""),
-                        "ok\nok\nerr:rate-limited");
+    assert_string_equal(
+        limited(
+            r, "alice", 100,
+            "pubas bob out.a \"12345678901234567890123456789012345678901234567890\"\n"
+            "pubn out.a 100\npubas bob out.a \"12345678901234567890123456789012345678901234567890\""),
+        "ok\nok\nerr:rate-limited");
 }
 
 static void c04_40_handlers_publish_as_the_dispatched_principal(void **state)
 {
     struct rig *r = *state;
     AST_AUTO(ast_msg_unref) struct ast_msg *m = rig_msg("cause.x", "{}", "alice");
-    struct rig_call *c = rig_start_for(r, m, NULL, "sub in.*\nrecv 0 20000\npub out.a {\"b\":1,\"a\":2}\ncaller");
+    struct rig_call *c =
+        rig_start_for(r, m, NULL, "sub in.*\nrecv 0 20000\npub out.a {\"b\":1,\"a\":2}\ncaller");
     rig_until_parked(r, 1);
     rig_publish(r, "in.x", "1", "bob");
     const char *got = rig_answer(c);
@@ -182,7 +199,9 @@ static void c04_42_replies_to_system_messages_are_the_owners(void **state)
 static void c04_11_c04_12_payloads_are_normalised(void **state)
 {
     struct rig *r = *state;
-    static const struct { const char *in, *out; } cases[] = {
+    static const struct {
+        const char *in, *out;
+    } cases[] = {
         { "{\"type\":\"custom\",\"data\":{\"k\":1}}", "{\"k\":1}" },
         { "{\"type\":\"raw_json\",\"method\":\"ListCapsules\"}", "{\"method\":\"ListCapsules\"}" },
         { "{\"type\":\"user_input\",\"text\":\"hi\",\"extra\":1}",
@@ -210,9 +229,8 @@ static void refusals_are_counted(void **state)
 static void c04_53_bindings_are_listed_for_run_loops_only(void **state)
 {
     struct rig *r = *state;
-    static const struct ast_host_binding bindings[] = {
-        { { "in.a", 4 }, { "on_a", 4 }, 100 }, { { "in.b.*", 6 }, { "on_b", 4 }, 50 }
-    };
+    static const struct ast_host_binding bindings[] = { { { "in.a", 4 }, { "on_a", 4 }, 100 },
+                                                        { { "in.b.*", 6 }, { "on_b", 4 }, 50 } };
     r->env.bindings = bindings;
     r->env.binding_count = AST_ARRAY_LEN(bindings);
     assert_string_equal(rig_run(r, "bindings"), "0");
@@ -231,6 +249,5 @@ RIG_MAIN(RIG_TEST(c05_21_c04_03_malformed_topics_are_invalid),
          RIG_TEST(publish_as_charges_the_named_principal),
          RIG_TEST(c04_40_handlers_publish_as_the_dispatched_principal),
          RIG_TEST(c04_42_replies_to_system_messages_are_the_owners),
-         RIG_TEST(c04_11_c04_12_payloads_are_normalised),
-         RIG_TEST(refusals_are_counted),
+         RIG_TEST(c04_11_c04_12_payloads_are_normalised), RIG_TEST(refusals_are_counted),
          RIG_TEST(c04_53_bindings_are_listed_for_run_loops_only))

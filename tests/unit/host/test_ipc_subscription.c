@@ -8,8 +8,8 @@
 static void c05_27_c04_14_star_only_at_the_end(void **state)
 {
     struct rig *r = *state;
-    static const struct ast_str acl[] = { { "a.*.b", 5 }, { "*.a", 3 }, { "a.*.*", 5 }, { "a.b.*", 5 }, { "a.*", 3 },
-                                          { "*", 1 } };
+    static const struct ast_str acl[] = { { "a.*.b", 5 }, { "*.a", 3 }, { "a.*.*", 5 },
+                                          { "a.b.*", 5 }, { "a.*", 3 }, { "*", 1 } };
     r->env.subscribe_acl = acl;
     r->env.subscribe_acl_count = AST_ARRAY_LEN(acl);
     assert_string_equal(rig_run(r, "sub a.*.b\nsub *.a\nsub a.*.*\nsub a.b.*\nsub a.*\nsub *"),
@@ -24,16 +24,20 @@ static void subscribe_checks_in_order(void **state)
     assert_string_equal(rig_run(r, line), "err:invalid-input"); /* 257 bytes */
     line[4 + 256] = 0;
     assert_string_equal(rig_run(r, line), "0"); /* 256 */
-    assert_string_equal(rig_run(r, "sub in..x\nsub \nsub in.a.b.c.d.e.f.g.h\nsub in.a.b.c.d.e.f.g\nsub nope.x\nsub in"),
-                        "err:invalid-input\nerr:invalid-input\nerr:invalid-input\n1\nerr:capability-denied\n2");
+    assert_string_equal(
+        rig_run(
+            r, "sub in..x\nsub \nsub in.a.b.c.d.e.f.g.h\nsub in.a.b.c.d.e.f.g\nsub nope.x\nsub in"),
+        "err:invalid-input\nerr:invalid-input\nerr:invalid-input\n1\nerr:capability-denied\n2");
     r->env.subscribe_acl_count = 0;
-    assert_string_equal(rig_run(r, "sub in.x\nsub in..x"), "err:capability-denied\nerr:invalid-input");
+    assert_string_equal(rig_run(r, "sub in.x\nsub in..x"),
+                        "err:capability-denied\nerr:invalid-input");
 }
 
 static void c05_28_c04_15_at_most_128_at_a_time(void **state)
 {
     struct rig *r = *state;
-    assert_string_equal(rig_run(r, "subn 129 in.*\ndrop 5\nsub in.*\nsub in.*"), "128 err:quota\nok\n128\nerr:quota");
+    assert_string_equal(rig_run(r, "subn 129 in.*\ndrop 5\nsub in.*\nsub in.*"),
+                        "128 err:quota\nok\n128\nerr:quota");
 }
 
 static void subscriptions_of_a_recycled_instance_free_their_slots(void **state)
@@ -48,8 +52,9 @@ static void c05_29_c04_16_idle_recv_is_empty_after_its_timeout(void **state)
 {
     struct rig *r = *state;
     int64_t before = ast_mono_ns();
-    assert_string_equal(rig_run(r, "sub in.*\nrecv 0 0\nrecv 0 30\npoll 0"),
-                        "0\nn=0 dropped=0 lagged=0\nn=0 dropped=0 lagged=0\nn=0 dropped=0 lagged=0");
+    assert_string_equal(
+        rig_run(r, "sub in.*\nrecv 0 0\nrecv 0 30\npoll 0"),
+        "0\nn=0 dropped=0 lagged=0\nn=0 dropped=0 lagged=0\nn=0 dropped=0 lagged=0");
     assert_true(ast_mono_ns() - before >= 30 * AST_NS_PER_MS);
 }
 
@@ -145,10 +150,11 @@ static void c04_58_one_principal_per_envelope_in_turn(void **state)
         rig_publish(r, "in.x", "2", "bob");
     }
     rig_publish(r, "in.x", "3", "");
-    assert_string_equal(rig_run(r, "poll 0\nrecv 0 0\npoll 0\npoll 0"),
-                        "n=2 dropped=0 lagged=0;in.x|1|verified:alice" SRC ";in.x|1|verified:alice" SRC
-                        "\nn=2 dropped=0 lagged=0;in.x|2|verified:bob" SRC ";in.x|2|verified:bob" SRC
-                        "\nn=1 dropped=0 lagged=0;in.x|3|system" SRC "\nn=0 dropped=0 lagged=0");
+    assert_string_equal(
+        rig_run(r, "poll 0\nrecv 0 0\npoll 0\npoll 0"),
+        "n=2 dropped=0 lagged=0;in.x|1|verified:alice" SRC ";in.x|1|verified:alice" SRC
+        "\nn=2 dropped=0 lagged=0;in.x|2|verified:bob" SRC ";in.x|2|verified:bob" SRC
+        "\nn=1 dropped=0 lagged=0;in.x|3|system" SRC "\nn=0 dropped=0 lagged=0");
 }
 
 static void c04_58_users_of_publish_as_get_mixed_envelopes(void **state)
@@ -159,7 +165,8 @@ static void c04_58_users_of_publish_as_get_mixed_envelopes(void **state)
     rig_publish(r, "in.x", "1", "alice");
     rig_publish(r, "in.x", "2", "bob");
     assert_memory_equal(rig_run(r, "poll 0"), "n=1", 3); /* the manifest flag alone is not enough */
-    assert_string_equal(rig_run(r, "poll 0\npubas carol out.a 1"), "n=1 dropped=0 lagged=0;in.x|2|verified:bob" SRC "\nok");
+    assert_string_equal(rig_run(r, "poll 0\npubas carol out.a 1"),
+                        "n=1 dropped=0 lagged=0;in.x|2|verified:bob" SRC "\nok");
     rig_publish(r, "in.x", "1", "alice");
     rig_publish(r, "in.x", "2", "bob");
     assert_memory_equal(rig_run(r, "poll 0"), "n=2", 3);
@@ -173,7 +180,8 @@ static void c05_33_a_flood_does_not_delay_another_principal(void **state)
         rig_publish(r, "in.x", "\"flood\"", "alice");
     rig_publish(r, "in.x", "\"calm\"", "bob");
     (void)rig_run(r, "poll 0");
-    assert_string_equal(rig_run(r, "poll 0"), "n=1 dropped=0 lagged=0;in.x|\"calm\"|verified:bob" SRC);
+    assert_string_equal(rig_run(r, "poll 0"),
+                        "n=1 dropped=0 lagged=0;in.x|\"calm\"|verified:bob" SRC);
 }
 
 static void long_backlogs_come_in_several_envelopes(void **state)
@@ -215,7 +223,8 @@ static void c05_32_c04_26_audit_patterns_are_scoped_to_the_owner(void **state)
     rig_publish(r, "astrid.v1.other", "3", "alice");
     rig_publish(r, "astrid.v1.other", "4", "default");
     assert_string_equal(rig_run(r, "poll 0\npoll 1\npoll 2\npoll 2"),
-                        "n=1 dropped=0 lagged=0;astrid.v1.other|4|verified:default" SRC "\nn=0 dropped=0 lagged=0"
+                        "n=1 dropped=0 lagged=0;astrid.v1.other|4|verified:default" SRC
+                        "\nn=0 dropped=0 lagged=0"
                         "\nn=1 dropped=0 lagged=0;astrid.v1.other|3|verified:alice" SRC
                         "\nn=1 dropped=0 lagged=0;astrid.v1.other|4|verified:default" SRC);
     /* Nor does a foreign message wake the receiver. */
@@ -227,7 +236,8 @@ static void c05_32_c04_26_audit_patterns_are_scoped_to_the_owner(void **state)
     ast_sched_stats(r->sched, &after);
     assert_int_equal(before.parks_total, after.parks_total);
     rig_publish(r, "astrid.v1.audit.entry", "6", "default");
-    assert_string_equal(rig_answer(c), "n=1 dropped=0 lagged=0;astrid.v1.audit.entry|6|verified:default" SRC);
+    assert_string_equal(rig_answer(c),
+                        "n=1 dropped=0 lagged=0;astrid.v1.audit.entry|6|verified:default" SRC);
 }
 
 static void c04_27_the_firehose_sees_everybody(void **state)
@@ -324,26 +334,22 @@ static void no_wake_is_lost_under_load(void **state)
     (void)pthread_join(t, NULL);
 }
 
-RIG_MAIN(RIG_TEST(c05_27_c04_14_star_only_at_the_end),
-         RIG_TEST(subscribe_checks_in_order),
+RIG_MAIN(RIG_TEST(c05_27_c04_14_star_only_at_the_end), RIG_TEST(subscribe_checks_in_order),
          RIG_TEST(c05_28_c04_15_at_most_128_at_a_time),
          RIG_TEST(subscriptions_of_a_recycled_instance_free_their_slots),
          RIG_TEST(c05_29_c04_16_idle_recv_is_empty_after_its_timeout),
          RIG_TEST(c05_30_c04_18_everything_queued_is_delivered_in_order),
          RIG_TEST(a_waiting_recv_gets_the_message),
-         RIG_TEST(wakes_without_a_message_do_not_end_a_recv),
-         RIG_TEST(c05_31_c04_43_attribution),
+         RIG_TEST(wakes_without_a_message_do_not_end_a_recv), RIG_TEST(c05_31_c04_43_attribution),
          RIG_TEST(c04_19_subscriptions_do_not_share),
          RIG_TEST(c04_28_a_dropped_subscription_queues_nothing),
          RIG_TEST(c04_58_one_principal_per_envelope_in_turn),
          RIG_TEST(c04_58_users_of_publish_as_get_mixed_envelopes),
          RIG_TEST(c05_33_a_flood_does_not_delay_another_principal),
-         RIG_TEST(long_backlogs_come_in_several_envelopes),
-         RIG_TEST(recv_reports_what_was_dropped),
+         RIG_TEST(long_backlogs_come_in_several_envelopes), RIG_TEST(recv_reports_what_was_dropped),
          RIG_TEST(c05_32_c04_26_audit_patterns_are_scoped_to_the_owner),
          RIG_TEST(c04_27_the_firehose_sees_everybody),
          RIG_TEST(unload_ends_a_waiting_recv_with_an_empty_envelope),
          RIG_TEST(c05_51_a_cancelled_recv_leaves_no_subscription),
-         RIG_TEST(recv_waits_in_line_for_a_permit),
-         RIG_TEST(unload_cuts_the_wait_for_a_permit),
+         RIG_TEST(recv_waits_in_line_for_a_permit), RIG_TEST(unload_cuts_the_wait_for_a_permit),
          RIG_TEST(no_wake_is_lost_under_load))

@@ -19,7 +19,8 @@ static void c05_34_principals_are_disjoint(void **state)
     /* The namespace is the one the rest of the system uses. */
     AST_AUTO(ast_buf_done) struct ast_buf out = AST_BUF_INIT(64);
     bool found = false;
-    RIG_OK(ast_store_get(r->store, AST_STR("alice:capsule:" RIG_CAPSULE), AST_STR("k"), &out, &found, &err));
+    RIG_OK(ast_store_get(r->store, AST_STR("alice:capsule:" RIG_CAPSULE), AST_STR("k"), &out,
+                         &found, &err));
     assert_true(found);
     assert_str(ast_buf_view(&out), "a");
 }
@@ -29,8 +30,9 @@ static void keys_are_checked(void **state)
     struct rig *r = *state;
     assert_string_equal(rig_run(r, "get \nset  v\ndel \ncas  - v"),
                         "err:invalid-key\nerr:invalid-key\nerr:invalid-key\nerr:invalid-key");
-    assert_string_equal(rig_run(r, "nulkey"), "err:invalid-key,err:invalid-key,err:invalid-key,err:invalid-key,"
-                                              "err:invalid-key,err:invalid-key");
+    assert_string_equal(rig_run(r, "nulkey"),
+                        "err:invalid-key,err:invalid-key,err:invalid-key,err:invalid-key,"
+                        "err:invalid-key,err:invalid-key");
     assert_string_equal(rig_run(r, "setkey 256\nsetkey 257\nset \x01 v\nset \x7f v"),
                         "ok\nerr:invalid-key\nerr:invalid-key\nerr:invalid-key");
 }
@@ -38,9 +40,12 @@ static void keys_are_checked(void **state)
 static void c05_36_cas_creates_and_replaces(void **state)
 {
     struct rig *r = *state;
-    assert_string_equal(rig_run(r, "cas k - one\ncas k - two\ncas k two three\ncas k one two\nget k\nset e \ncas e - x\n"
-                                   "cas gone x y"),
-                        "ok\nerr:cas-mismatch\nerr:cas-mismatch\nok\nsome:two\nok\nerr:cas-mismatch\nerr:cas-mismatch");
+    assert_string_equal(
+        rig_run(
+            r,
+            "cas k - one\ncas k - two\ncas k two three\ncas k one two\nget k\nset e \ncas e - x\n"
+            "cas gone x y"),
+        "ok\nerr:cas-mismatch\nerr:cas-mismatch\nok\nsome:two\nok\nerr:cas-mismatch\nerr:cas-mismatch");
 }
 
 static void c05_35_of_a_hundred_equal_swaps_one_wins(void **state)
@@ -72,9 +77,11 @@ static void c05_37_listing_and_paging(void **state)
     got = rig_run(r, "page 0 - ");
     assert_memory_equal(got, "1024:p0000,", 11);
     assert_non_null(strstr(got, " next=p1023"));
-    assert_string_equal(rig_run(r, "page 0 p1023 \npage 2 p0500 p\npage 5000 p1020 p\npage 1 p0500x p\npage 10 - zz"),
-                        "1:q next=none\n2:p0501,p0502 next=p0502\n3:p1021,p1022,p1023 next=none\n"
-                        "1:p0501 next=p0501\n0 next=none");
+    assert_string_equal(
+        rig_run(r,
+                "page 0 p1023 \npage 2 p0500 p\npage 5000 p1020 p\npage 1 p0500x p\npage 10 - zz"),
+        "1:q next=none\n2:p0501,p0502 next=p0502\n3:p1021,p1022,p1023 next=none\n"
+        "1:p0501 next=p0501\n0 next=none");
 }
 
 static void clear_counts_what_it_removed(void **state)
@@ -87,13 +94,16 @@ static void clear_counts_what_it_removed(void **state)
 static void c05_38_secrets_are_hidden_and_protected(void **state)
 {
     struct rig *r = *state;
-    RIG_OK(ast_kv_set(r->store, AST_STR("default:capsule:" RIG_CAPSULE), AST_STR("__secret:x"), AST_STR("s"), &err));
-    assert_string_equal(rig_run(r, "get __secret:x\nset __secret:x v\ndel __secret:x\ncas __secret:x s v\nlist \n"
-                                   "list __secret\nset k v\nclear \nclear __secret:\nget __secret:"),
-                        "none\nerr:invalid-key\nerr:invalid-key\nerr:invalid-key\n0\n0\nok\n1\n0\nnone");
+    RIG_OK(ast_kv_set(r->store, AST_STR("default:capsule:" RIG_CAPSULE), AST_STR("__secret:x"),
+                      AST_STR("s"), &err));
+    assert_string_equal(
+        rig_run(r, "get __secret:x\nset __secret:x v\ndel __secret:x\ncas __secret:x s v\nlist \n"
+                   "list __secret\nset k v\nclear \nclear __secret:\nget __secret:"),
+        "none\nerr:invalid-key\nerr:invalid-key\nerr:invalid-key\n0\n0\nok\n1\n0\nnone");
     AST_AUTO(ast_buf_done) struct ast_buf out = AST_BUF_INIT(8);
     bool found = false;
-    RIG_OK(ast_store_get(r->store, AST_STR("default:capsule:" RIG_CAPSULE), AST_STR("__secret:x"), &out, &found, &err));
+    RIG_OK(ast_store_get(r->store, AST_STR("default:capsule:" RIG_CAPSULE), AST_STR("__secret:x"),
+                         &out, &found, &err));
     assert_true(found);
 }
 
@@ -111,8 +121,11 @@ static void larger_entries_of_an_older_store_stay_readable(void **state)
     assert_int_equal(ast_buf_reserve(&big, 11u << 20), AST_OK);
     memset(big.p, 'x', 11u << 20);
     big.n = 11u << 20;
-    struct ast_kv_op op = { .kind = AST_KV_SET, .ns = AST_STR("default:capsule:" RIG_CAPSULE), .key = AST_STR("old"),
-                            .value = ast_buf_view(&big), .value_limit = 1u << 30 };
+    struct ast_kv_op op = { .kind = AST_KV_SET,
+                            .ns = AST_STR("default:capsule:" RIG_CAPSULE),
+                            .key = AST_STR("old"),
+                            .value = ast_buf_view(&big),
+                            .value_limit = 1u << 30 };
     RIG_OK(ast_kv_prepare(&op, false, &err));
     RIG_OK(ast_store_run(r->store, &op.op, &err));
     assert_string_equal(rig_run(r, "get old"), "some:11534336");
@@ -121,10 +134,12 @@ static void larger_entries_of_an_older_store_stay_readable(void **state)
 static void storage_quota_is_the_principals(void **state)
 {
     struct rig *r = *state;
-    struct ast_profile p = { .enabled = true, .quotas = { 67108864, 300, 10485760, 8, 100, 2000000000 } };
+    struct ast_profile p = { .enabled = true,
+                             .quotas = { 67108864, 300, 10485760, 8, 100, 2000000000 } };
     AST_AUTO(ast_msg_unref) struct ast_msg *m = rig_msg("cause.x", "{}", "alice");
-    assert_string_equal(rig_answer(rig_start_for(r, m, &p, "setn k 99\nsetn k 100\nset l v\ndel k\nset l v")),
-                        "ok\nerr:quota\nerr:quota\nok\nok");
+    assert_string_equal(
+        rig_answer(rig_start_for(r, m, &p, "setn k 99\nsetn k 100\nset l v\ndel k\nset l v")),
+        "ok\nerr:quota\nerr:quota\nok\nok");
 }
 
 static void store_failures_are_told(void **state)
@@ -181,18 +196,12 @@ static void writes_wait_in_line_for_permits(void **state)
     assert_memory_equal(rig_run(r, "list w"), "640:", 4);
 }
 
-RIG_MAIN(RIG_TEST(values_come_and_go),
-         RIG_TEST(c05_34_principals_are_disjoint),
-         RIG_TEST(keys_are_checked),
-         RIG_TEST(c05_36_cas_creates_and_replaces),
-         RIG_TEST(c05_35_of_a_hundred_equal_swaps_one_wins),
-         RIG_TEST(c05_37_listing_and_paging),
-         RIG_TEST(clear_counts_what_it_removed),
-         RIG_TEST(c05_38_secrets_are_hidden_and_protected),
-         RIG_TEST(value_size_is_capped),
-         RIG_TEST(larger_entries_of_an_older_store_stay_readable),
-         RIG_TEST(storage_quota_is_the_principals),
-         RIG_TEST(store_failures_are_told),
+RIG_MAIN(RIG_TEST(values_come_and_go), RIG_TEST(c05_34_principals_are_disjoint),
+         RIG_TEST(keys_are_checked), RIG_TEST(c05_36_cas_creates_and_replaces),
+         RIG_TEST(c05_35_of_a_hundred_equal_swaps_one_wins), RIG_TEST(c05_37_listing_and_paging),
+         RIG_TEST(clear_counts_what_it_removed), RIG_TEST(c05_38_secrets_are_hidden_and_protected),
+         RIG_TEST(value_size_is_capped), RIG_TEST(larger_entries_of_an_older_store_stay_readable),
+         RIG_TEST(storage_quota_is_the_principals), RIG_TEST(store_failures_are_told),
          RIG_TEST(changes_are_durable_when_acknowledged),
          RIG_TEST(a_cancelled_write_leaves_nothing_dangling),
          RIG_TEST(writes_wait_in_line_for_permits))

@@ -34,17 +34,20 @@ static void c05_09_base_config_is_returned(void **state)
 {
     struct rig *r = *state;
     with_config(r);
-    assert_string_equal(rig_run(r, "config ASTRID_SOCKET_PATH\nconfig model\nconfig empty\nconfig nope\nconfig "),
-                        "some:/run/s.sock\nsome:small\nsome:\nnone\nnone");
+    assert_string_equal(
+        rig_run(r, "config ASTRID_SOCKET_PATH\nconfig model\nconfig empty\nconfig nope\nconfig "),
+        "some:/run/s.sock\nsome:small\nsome:\nnone\nnone");
 }
 
 static void c05_11_overlay_of_another_principal_wins_and_changes_are_seen(void **state)
 {
     struct rig *r = *state;
     with_config(r);
-    write_overlay(r, "alice", AST_STR("{\"url\":\"http://alice\",\"tags\":[\"a\",1],\"model\":\"\"}"));
-    assert_string_equal(rig_run_as(r, "alice", "config url\nconfig tags\nconfig model\nconfig empty"),
-                        "some:http://alice\nsome:[\"a\",1]\nsome:\nsome:");
+    write_overlay(r, "alice",
+                  AST_STR("{\"url\":\"http://alice\",\"tags\":[\"a\",1],\"model\":\"\"}"));
+    assert_string_equal(
+        rig_run_as(r, "alice", "config url\nconfig tags\nconfig model\nconfig empty"),
+        "some:http://alice\nsome:[\"a\",1]\nsome:\nsome:");
     write_overlay(r, "alice", AST_STR("{\"url\":\"http://alice/2\"}"));
     assert_string_equal(rig_run_as(r, "alice", "config url\nconfig tags\nconfig model"),
                         "some:http://alice/2\nnone\nsome:small");
@@ -58,10 +61,14 @@ static void c05_11_overlay_sets_declared_keys_only(void **state)
 {
     struct rig *r = *state;
     with_config(r);
-    write_overlay(r, "alice",
-                  AST_STR("{\"ASTRID_SOCKET_PATH\":\"/evil\",\"empty\":\"x\",\"API_KEY\":\"k\",\"url\":\"u\"}"));
-    assert_string_equal(rig_run_as(r, "alice", "config ASTRID_SOCKET_PATH\nconfig empty\nconfig API_KEY\nconfig url"),
-                        "some:/run/s.sock\nsome:\nnone\nsome:u");
+    write_overlay(
+        r, "alice",
+        AST_STR(
+            "{\"ASTRID_SOCKET_PATH\":\"/evil\",\"empty\":\"x\",\"API_KEY\":\"k\",\"url\":\"u\"}"));
+    assert_string_equal(
+        rig_run_as(r, "alice",
+                   "config ASTRID_SOCKET_PATH\nconfig empty\nconfig API_KEY\nconfig url"),
+        "some:/run/s.sock\nsome:\nnone\nsome:u");
 }
 
 static void c05_12_unusable_env_files_are_ignored(void **state)
@@ -81,10 +88,12 @@ static void c05_12_unusable_env_files_are_ignored(void **state)
             (void)ast_buf_add_byte(&big, ' ');
         (void)ast_buf_add_byte(&big, '}');
         write_overlay(r, "alice", ast_buf_view(&big));
-        assert_string_equal(rig_run_as(r, "alice", "config url"), over ? "some:http://base" : "some:u");
+        assert_string_equal(rig_run_as(r, "alice", "config url"),
+                            over ? "some:http://base" : "some:u");
     }
     /* A directory and a FIFO in its place. */
-    AST_AUTO(ast_cfree) char *path = ast_home_path(&r->home, "home/alice/.config/env/" RIG_CAPSULE ".env.json");
+    AST_AUTO(ast_cfree)
+    char *path = ast_home_path(&r->home, "home/alice/.config/env/" RIG_CAPSULE ".env.json");
     assert_int_equal(unlink(path), 0);
     assert_int_equal(mkdir(path, 0700), 0);
     assert_string_equal(rig_run_as(r, "alice", "config url"), "some:http://base");
@@ -101,8 +110,8 @@ static void c05_13_secrets_come_from_their_files_only(void **state)
     r->env.config = leaky;
     r->env.config_count = 1;
     assert_string_equal(rig_run_as(r, "alice", "config API_KEY"), "none");
-    RIG_OK(ast_secrets_set(r->home.root, AST_SECRET_SCOPE_HOST, AST_STR(RIG_CAPSULE), AST_STR("API_KEY"),
-                           AST_STR("shared"), &err));
+    RIG_OK(ast_secrets_set(r->home.root, AST_SECRET_SCOPE_HOST, AST_STR(RIG_CAPSULE),
+                           AST_STR("API_KEY"), AST_STR("shared"), &err));
     assert_string_equal(rig_run_as(r, "alice", "config API_KEY"), "some:shared");
     RIG_OK(ast_secrets_set(r->home.root, AST_STR("alice"), AST_STR(RIG_CAPSULE), AST_STR("API_KEY"),
                            AST_STR("own"), &err));
@@ -124,8 +133,9 @@ static void caller_is_the_causing_message(void **state)
 
 static void c05_15_random_bytes_at_and_above_the_limit(void **state)
 {
-    assert_string_equal(rig_run(*state, "random 4096\nrandom 4097\nrandom 0\nrandom 18446744073709551615"),
-                        "4096\nerr:too-large\n0\nerr:too-large");
+    assert_string_equal(
+        rig_run(*state, "random 4096\nrandom 4097\nrandom 0\nrandom 18446744073709551615"),
+        "4096\nerr:too-large\n0\nerr:too-large");
 }
 
 static void clocks_run_forward(void **state)
@@ -137,7 +147,8 @@ static void c05_16_sleep_has_a_limit_and_ends_at_unload(void **state)
 {
     struct rig *r = *state;
     int64_t before = ast_mono_ns();
-    assert_string_equal(rig_run(r, "sleep 60000000001\nsleep 0\nsleep 2000000"), "err:too-large\nok\nok");
+    assert_string_equal(rig_run(r, "sleep 60000000001\nsleep 0\nsleep 2000000"),
+                        "err:too-large\nok\nok");
     assert_true(ast_mono_ns() - before >= 2000000);
 
     struct rig_call *c = rig_start(r, "sleep 60000000000");
@@ -168,8 +179,17 @@ static void blocking_calls_count_as_progress(void **state)
     assert_int_equal(atomic_load(&r->env.progress), 3);
 }
 
-static const char *const names[] = { "allow_persistent", "allow_prompt_injection", "fs_read", "fs_write",
-                                     "host_process", "identity", "kv", "net", "net_bind", "net_connect", "uplink" };
+static const char *const names[] = { "allow_persistent",
+                                     "allow_prompt_injection",
+                                     "fs_read",
+                                     "fs_write",
+                                     "host_process",
+                                     "identity",
+                                     "kv",
+                                     "net",
+                                     "net_bind",
+                                     "net_connect",
+                                     "uplink" };
 
 static void c05_17_enumerate_is_sorted_and_agrees_with_checks(void **state)
 {
@@ -199,8 +219,10 @@ static void c05_18_unknown_or_malformed_uuids_hold_nothing(void **state)
     (void)ast_uuid_format(&r->env.uuid, uuid);
     (void)snprintf(line, sizeof line, "check %s net\ncheck %s root\ncheck %s ", uuid, uuid, uuid);
     assert_string_equal(rig_run(r, line), "true\nfalse\nfalse");
-    assert_string_equal(rig_run(r, "check 00000000-0000-4000-8000-000000000000 net\ncheck nonsense net\ncheck  net"),
-                        "false\nfalse\nfalse");
+    assert_string_equal(
+        rig_run(r,
+                "check 00000000-0000-4000-8000-000000000000 net\ncheck nonsense net\ncheck  net"),
+        "false\nfalse\nfalse");
 }
 
 static void lifecycle_hooks_have_no_registry_and_no_capabilities(void **state)
@@ -227,11 +249,9 @@ RIG_MAIN(RIG_TEST(c05_09_base_config_is_returned),
          RIG_TEST(c05_12_unusable_env_files_are_ignored),
          RIG_TEST(c05_13_secrets_come_from_their_files_only),
          RIG_TEST(caller_is_the_causing_message),
-         RIG_TEST(c05_15_random_bytes_at_and_above_the_limit),
-         RIG_TEST(clocks_run_forward),
+         RIG_TEST(c05_15_random_bytes_at_and_above_the_limit), RIG_TEST(clocks_run_forward),
          RIG_TEST(c05_16_sleep_has_a_limit_and_ends_at_unload),
-         RIG_TEST(sleep_of_a_cancelled_call_unwinds),
-         RIG_TEST(blocking_calls_count_as_progress),
+         RIG_TEST(sleep_of_a_cancelled_call_unwinds), RIG_TEST(blocking_calls_count_as_progress),
          RIG_TEST(c05_17_enumerate_is_sorted_and_agrees_with_checks),
          RIG_TEST(c05_18_unknown_or_malformed_uuids_hold_nothing),
          RIG_TEST(lifecycle_hooks_have_no_registry_and_no_capabilities),

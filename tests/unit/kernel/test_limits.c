@@ -3,12 +3,14 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <cmocka.h>
+
+#include <cmocka.h> /* needs the ones above */
 
 #include <stdio.h>
 
 #include "base/time.h"
 #include "kernel/kernel_priv.h"
+
 #include "base/banned.h"
 
 static void c01_30_a_window_slides(void **state)
@@ -18,10 +20,14 @@ static void c01_30_a_window_slides(void **state)
     (void)state;
     kernel_limits_init(&l);
     for (unsigned i = 0; i < 5; i++)
-        assert_true(kernel_limits_admit(&l, AST_STR("ReloadCapsules"), AST_STR("a"), 5, t + i * AST_NS_PER_SEC));
-    assert_false(kernel_limits_admit(&l, AST_STR("ReloadCapsules"), AST_STR("a"), 5, t + 59 * AST_NS_PER_SEC));
-    assert_true(kernel_limits_admit(&l, AST_STR("ReloadCapsules"), AST_STR("a"), 5, t + 60 * AST_NS_PER_SEC));
-    assert_false(kernel_limits_admit(&l, AST_STR("ReloadCapsules"), AST_STR("a"), 5, t + 60 * AST_NS_PER_SEC));
+        assert_true(kernel_limits_admit(&l, AST_STR("ReloadCapsules"), AST_STR("a"), 5,
+                                        t + i * AST_NS_PER_SEC));
+    assert_false(kernel_limits_admit(&l, AST_STR("ReloadCapsules"), AST_STR("a"), 5,
+                                     t + 59 * AST_NS_PER_SEC));
+    assert_true(kernel_limits_admit(&l, AST_STR("ReloadCapsules"), AST_STR("a"), 5,
+                                    t + 60 * AST_NS_PER_SEC));
+    assert_false(kernel_limits_admit(&l, AST_STR("ReloadCapsules"), AST_STR("a"), 5,
+                                     t + 60 * AST_NS_PER_SEC));
     kernel_limits_done(&l);
 }
 
@@ -49,7 +55,8 @@ static void a_flood_of_callers_is_refused_not_remembered(void **state)
         admitted += kernel_limits_admit(&l, AST_STR("Shutdown"), ast_str_c(name), 1, 0);
     }
     assert_int_equal(admitted, 4096);
-    assert_true(kernel_limits_admit(&l, AST_STR("Shutdown"), AST_STR("late"), 1, 61 * AST_NS_PER_SEC));
+    assert_true(
+        kernel_limits_admit(&l, AST_STR("Shutdown"), AST_STR("late"), 1, 61 * AST_NS_PER_SEC));
     kernel_limits_done(&l);
 }
 

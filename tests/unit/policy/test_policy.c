@@ -4,7 +4,8 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <cmocka.h>
+
+#include <cmocka.h> /* needs the ones above */
 
 #include <stdatomic.h>
 #include <stdio.h>
@@ -15,6 +16,7 @@
 #include "base/fs.h"
 #include "policy/capability.h"
 #include "policy/profile.h"
+
 #include "base/banned.h"
 
 static struct ast_home home;
@@ -79,7 +81,8 @@ static void c02_08_the_grammar(void **state)
         { "a::b", "capability contains an empty segment" },
         { ":a", "capability contains an empty segment" },
         { "a:", "capability contains an empty segment" },
-        { "foo*", "capability segment \"foo*\" mixes '*' with other characters; '*' must stand alone in a segment" },
+        { "foo*",
+          "capability segment \"foo*\" mixes '*' with other characters; '*' must stand alone in a segment" },
         { "a b", "capability segment \"a b\" contains invalid character ' '" },
         { "a.b", "contains invalid character '.'" },
         { "\xc3\xa4", "contains invalid character '\xc3\xa4'" },
@@ -104,12 +107,22 @@ static void c02_09_patterns_match(void **state)
         const char *pattern, *cap;
         bool match;
     } rows[] = {
-        { "*", "anything", true },           { "*", "a:b:c", true },      { "self:*", "self:capsule", true },
-        { "self:*", "self:a:b:c", true },    { "self:*", "self", false }, { "self:*", "capsule:install", false },
-        { "a:*:b", "a:x:b", true },          { "a:*:b", "a:x:y:b", false }, { "a:*:b", "a:b", false },
-        { "*:list", "agent:list", true },    { "*:list", "self:agent:list", false },
-        { "system:shutdown", "system:shutdown", true }, { "system:shutdown", "self:system:shutdown", false },
-        { "*:*", "a:b", true },              { "*:*", "a:b:c", true },    { "*:*", "net_bind", false },
+        { "*", "anything", true },
+        { "*", "a:b:c", true },
+        { "self:*", "self:capsule", true },
+        { "self:*", "self:a:b:c", true },
+        { "self:*", "self", false },
+        { "self:*", "capsule:install", false },
+        { "a:*:b", "a:x:b", true },
+        { "a:*:b", "a:x:y:b", false },
+        { "a:*:b", "a:b", false },
+        { "*:list", "agent:list", true },
+        { "*:list", "self:agent:list", false },
+        { "system:shutdown", "system:shutdown", true },
+        { "system:shutdown", "self:system:shutdown", false },
+        { "*:*", "a:b", true },
+        { "*:*", "a:b:c", true },
+        { "*:*", "net_bind", false },
         { "agent:list", "self:agent:list", false }, /* c02_10 */
     };
     (void)state;
@@ -153,11 +166,15 @@ static void c02_03_bad_profiles_are_errors_and_deny(void **state)
         { "[quotas]\nmax_x = 1\n", "profile parse error: unknown field \"max_x\"" },
         { "[auth]\nkeys = []\n", "profile parse error: unknown field \"keys\"" },
         { "[network]\nx = []\n", "profile parse error" },
-        { "profile_version = 2\n", "profile validation error: profile_version 2 exceeds supported version 1" },
-        { "[auth]\nmethods = [\"passky\"]\n", "profile parse error: unknown auth method \"passky\"" },
+        { "profile_version = 2\n",
+          "profile validation error: profile_version 2 exceeds supported version 1" },
+        { "[auth]\nmethods = [\"passky\"]\n",
+          "profile parse error: unknown auth method \"passky\"" },
         { "groups = [\"\"]\n", "profile validation error: groups entries must be non-empty" },
-        { "groups = [\"a b\"]\n", "groups entry \"a b\" contains invalid character ' ' (allowed: a-z, A-Z, 0-9, -, _)" },
-        { "grants = [\"a::b\"]\n", "grants entry \"a::b\" rejected: capability contains an empty segment" },
+        { "groups = [\"a b\"]\n",
+          "groups entry \"a b\" contains invalid character ' ' (allowed: a-z, A-Z, 0-9, -, _)" },
+        { "grants = [\"a::b\"]\n",
+          "grants entry \"a::b\" rejected: capability contains an empty segment" },
         { "revokes = [\"**\"]\n", "revokes entry \"**\" rejected" },
         { "[network]\negress = [\" \"]\n", "network.egress entries must be non-empty" },
         { "[process]\nallow = [\"\"]\n", "process.allow entries must be non-empty" },
@@ -176,8 +193,10 @@ static void c02_03_bad_profiles_are_errors_and_deny(void **state)
     }
     put("etc/profiles/broken.toml", "grants = [\"system:status\"]\nnonsense = 1\n");
     struct ast_err err = AST_ERR_INIT;
-    assert_int_equal(ast_policy_check(policy, AST_STR("broken"), AST_STR("system:status"), &err), AST_E_DENIED);
-    assert_string_equal(err.msg, "permission denied for principal broken: missing capability system:status");
+    assert_int_equal(ast_policy_check(policy, AST_STR("broken"), AST_STR("system:status"), &err),
+                     AST_E_DENIED);
+    assert_string_equal(err.msg,
+                        "permission denied for principal broken: missing capability system:status");
 }
 
 static void c02_06_quota_ranges(void **state)
@@ -201,7 +220,8 @@ static void c02_06_quota_ranges(void **state)
         struct ast_err err = AST_ERR_INIT;
         char text[128];
         snprintf(text, sizeof text, "[quotas]\n%s\n", rows[i].line);
-        assert_int_equal(ast_profile_parse(ast_str_c(text), &p, &err) == AST_OK, rows[i].error == NULL);
+        assert_int_equal(ast_profile_parse(ast_str_c(text), &p, &err) == AST_OK,
+                         rows[i].error == NULL);
         if (rows[i].error)
             assert_text(&err, rows[i].error);
     }
@@ -214,15 +234,19 @@ static void c02_04_saving_is_private_and_complete(void **state)
     AST_AUTO(ast_buf_done) struct ast_buf text = AST_BUF_INIT(65536);
     struct stat st;
     (void)state;
-    assert_int_equal(ast_profile_parse(AST_STR("groups = [\"a\", \"b\"]\ngrants = [\"self:*\"]\n[auth]\npublic_keys = "
-                                               "[\"ed25519:\\\"quoted\\\"\"]\n"),
-                                       &p, NULL),
-                     AST_OK);
+    assert_int_equal(
+        ast_profile_parse(
+            AST_STR("groups = [\"a\", \"b\"]\ngrants = [\"self:*\"]\n[auth]\npublic_keys = "
+                    "[\"ed25519:\\\"quoted\\\"\"]\n"),
+            &p, NULL),
+        AST_OK);
     assert_int_equal(ast_profile_save(path, p, NULL), AST_OK);
     assert_int_equal(stat(path, &st), 0);
     assert_int_equal(st.st_mode & 0777, 0600);
     assert_int_equal(ast_fs_read(path, 65536, &text, NULL), AST_OK);
-    assert_non_null(strstr(text.p, "groups = [\n    \"a\",\n    \"b\",\n]\ngrants = [\"self:*\"]\nrevokes = []\n\n[auth]\n"));
+    assert_non_null(strstr(
+        text.p,
+        "groups = [\n    \"a\",\n    \"b\",\n]\ngrants = [\"self:*\"]\nrevokes = []\n\n[auth]\n"));
     assert_int_equal(ast_profile_parse(ast_buf_view(&text), &again, NULL), AST_OK);
     assert_int_equal(again->groups.n, 2);
     assert_string_equal(again->public_keys.v[0].p, "ed25519:\"quoted\"");
@@ -253,10 +277,13 @@ static void c02_11_revokes_beat_everything(void **state)
     (void)state;
     put("etc/profiles/root.toml", "groups = [\"admin\"]\nrevokes = [\"system:*\"]\n");
     open_policy();
-    assert_int_equal(ast_policy_check(policy, AST_STR("root"), AST_STR("agent:list"), NULL), AST_OK);
-    assert_int_equal(ast_policy_check(policy, AST_STR("root"), AST_STR("system:shutdown"), &err), AST_E_DENIED);
-    assert_string_equal(err.msg,
-                        "permission denied for principal root: capability system:shutdown is revoked via \"system:*\"");
+    assert_int_equal(ast_policy_check(policy, AST_STR("root"), AST_STR("agent:list"), NULL),
+                     AST_OK);
+    assert_int_equal(ast_policy_check(policy, AST_STR("root"), AST_STR("system:shutdown"), &err),
+                     AST_E_DENIED);
+    assert_string_equal(
+        err.msg,
+        "permission denied for principal root: capability system:shutdown is revoked via \"system:*\"");
 }
 
 static void c02_12_unknown_groups_confer_nothing(void **state)
@@ -274,7 +301,8 @@ static void c02_23_a_disabled_administrator_is_denied(void **state)
     (void)state;
     put("etc/profiles/off.toml", "enabled = false\ngroups = [\"admin\"]\n");
     open_policy();
-    assert_int_equal(ast_policy_check(policy, AST_STR("off"), AST_STR("agent:list"), &err), AST_E_DENIED);
+    assert_int_equal(ast_policy_check(policy, AST_STR("off"), AST_STR("agent:list"), &err),
+                     AST_E_DENIED);
     assert_string_equal(err.msg, "permission denied for principal off: agent is disabled");
 }
 
@@ -284,8 +312,9 @@ static void c02_14_builtin_groups_cannot_be_redefined(void **state)
     (void)state;
     put("etc/groups.toml", "[groups.admin]\ncapabilities = []\n");
     assert_int_not_equal(ast_policy_open(&home, &policy, &err), AST_OK);
-    assert_string_equal(err.msg,
-                        "Failed to load groups config: built-in group \"admin\" may not be redefined in groups.toml");
+    assert_string_equal(
+        err.msg,
+        "Failed to load groups config: built-in group \"admin\" may not be redefined in groups.toml");
     policy = NULL;
 }
 
@@ -295,7 +324,8 @@ static void c02_15_star_needs_unsafe_admin(void **state)
     (void)state;
     put("etc/groups.toml", "[groups.gods]\ncapabilities = [\"*\"]\n");
     assert_int_not_equal(ast_policy_open(&home, &policy, &err), AST_OK);
-    assert_text(&err, "custom group \"gods\" grants '*' (universal admin); set `unsafe_admin = true`");
+    assert_text(&err,
+                "custom group \"gods\" grants '*' (universal admin); set `unsafe_admin = true`");
     put("etc/groups.toml", "[groups.gods]\ncapabilities = [\"*\"]\nunsafe_admin = true\n");
     put("etc/profiles/zeus.toml", "groups = [\"gods\"]\n");
     open_policy();
@@ -314,7 +344,8 @@ static void broken_group_files_stop_the_start(void **state)
     static const struct {
         const char *text, *error;
     } rows[] = {
-        { "[groups.x]\ncapabilities = [\"a::\"]\n", "groups config: group \"x\" capability \"a::\" rejected" },
+        { "[groups.x]\ncapabilities = [\"a::\"]\n",
+          "groups config: group \"x\" capability \"a::\" rejected" },
         { "[groups.x]\nnonsense = 1\n", "groups config parse error: unknown field \"nonsense\"" },
         { "other = 1\n", "groups config parse error: unknown field \"other\"" },
         { "[groups", "groups config parse error" },
@@ -428,15 +459,26 @@ static void c01_51_a_legacy_profile_is_moved_or_deleted(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(c02_08_the_grammar), T(c02_09_patterns_match), T(c02_10_scopes_do_not_imply_each_other),
-        T(c02_02_missing_file_means_defaults), T(c02_03_bad_profiles_are_errors_and_deny), T(c02_06_quota_ranges),
-        T(c02_04_saving_is_private_and_complete), T(c02_05_the_original_s_file_round_trips),
-        T(c02_11_revokes_beat_everything), T(c02_12_unknown_groups_confer_nothing),
-        T(c02_23_a_disabled_administrator_is_denied), T(c02_14_builtin_groups_cannot_be_redefined),
-        T(c02_15_star_needs_unsafe_admin), T(a_disguised_star_in_an_old_file_still_loads),
-        T(broken_group_files_stop_the_start), T(c02_38_exemption_is_a_capability),
-        T(a_change_is_seen_after_invalidation_only), T(c04_57_a_racing_load_never_restores_a_stale_profile),
-        T(c01_50_the_default_principal_is_seeded_once), T(c01_51_a_legacy_profile_is_moved_or_deleted),
+        T(c02_08_the_grammar),
+        T(c02_09_patterns_match),
+        T(c02_10_scopes_do_not_imply_each_other),
+        T(c02_02_missing_file_means_defaults),
+        T(c02_03_bad_profiles_are_errors_and_deny),
+        T(c02_06_quota_ranges),
+        T(c02_04_saving_is_private_and_complete),
+        T(c02_05_the_original_s_file_round_trips),
+        T(c02_11_revokes_beat_everything),
+        T(c02_12_unknown_groups_confer_nothing),
+        T(c02_23_a_disabled_administrator_is_denied),
+        T(c02_14_builtin_groups_cannot_be_redefined),
+        T(c02_15_star_needs_unsafe_admin),
+        T(a_disguised_star_in_an_old_file_still_loads),
+        T(broken_group_files_stop_the_start),
+        T(c02_38_exemption_is_a_capability),
+        T(a_change_is_seen_after_invalidation_only),
+        T(c04_57_a_racing_load_never_restores_a_stale_profile),
+        T(c01_50_the_default_principal_is_seeded_once),
+        T(c01_51_a_legacy_profile_is_moved_or_deleted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

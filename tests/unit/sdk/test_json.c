@@ -3,7 +3,8 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <cmocka.h>
+
+#include <cmocka.h> /* needs the ones above */
 
 #include <stdlib.h>
 #include <string.h>
@@ -39,12 +40,41 @@ static void validity(void **state)
         const char *text;
         int ok;
     } rows[] = {
-        { "{}", 1 }, { "[]", 1 }, { " [ 1 , 2 ] ", 1 }, { "\"a\\u00e4\\n\"", 1 }, { "-0.5e+10", 1 }, { "null", 1 }, { "true", 1 },
-        { "{\"a\":{\"b\":[{}]}}", 1 }, { "", 0 }, { "{", 0 }, { "[1,]", 0 }, { "{\"a\"}", 0 }, { "{\"a\":1,}", 0 }, { "{a:1}", 0 },
-        { "01", 0 }, { "1.", 0 }, { "1e", 0 }, { "+1", 0 }, { "\"\\x\"", 0 }, { "\"\\u12\"", 0 }, { "\"\n\"", 0 }, { "nul", 0 },
-        { "1 2", 0 }, { "[1 2]", 0 }, { "{\"a\" 1}", 0 }, { "]", 0 }, { "\"", 0 }, { "--1", 0 },
-        { "\"\xcf\xb1\"", 1 }, { "\"\xcf\xcf\"", 0 }, { "\"\xc0\x80\"", 0 }, { "\"\xed\xa0\x80\"", 0 }, { "\"\xf4\x90\x80\x80\"", 0 },
-        { "\"\xe2\x82\"", 0 }, { "\"\\ud83d\"", 0 },
+        { "{}", 1 },
+        { "[]", 1 },
+        { " [ 1 , 2 ] ", 1 },
+        { "\"a\\u00e4\\n\"", 1 },
+        { "-0.5e+10", 1 },
+        { "null", 1 },
+        { "true", 1 },
+        { "{\"a\":{\"b\":[{}]}}", 1 },
+        { "", 0 },
+        { "{", 0 },
+        { "[1,]", 0 },
+        { "{\"a\"}", 0 },
+        { "{\"a\":1,}", 0 },
+        { "{a:1}", 0 },
+        { "01", 0 },
+        { "1.", 0 },
+        { "1e", 0 },
+        { "+1", 0 },
+        { "\"\\x\"", 0 },
+        { "\"\\u12\"", 0 },
+        { "\"\n\"", 0 },
+        { "nul", 0 },
+        { "1 2", 0 },
+        { "[1 2]", 0 },
+        { "{\"a\" 1}", 0 },
+        { "]", 0 },
+        { "\"", 0 },
+        { "--1", 0 },
+        { "\"\xcf\xb1\"", 1 },
+        { "\"\xcf\xcf\"", 0 },
+        { "\"\xc0\x80\"", 0 },
+        { "\"\xed\xa0\x80\"", 0 },
+        { "\"\xf4\x90\x80\x80\"", 0 },
+        { "\"\xe2\x82\"", 0 },
+        { "\"\\ud83d\"", 0 },
     };
     (void)state;
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
@@ -54,13 +84,16 @@ static void validity(void **state)
     for (unsigned depth = ASTRID_JSON_DEPTH; depth <= ASTRID_JSON_DEPTH + 1; depth++) {
         memset(deep, '[', depth);
         memset(deep + depth, ']', depth);
-        assert_int_equal(astrid_json_valid((struct astrid_str){ deep, 2 * depth }), depth <= ASTRID_JSON_DEPTH);
+        assert_int_equal(astrid_json_valid((struct astrid_str){ deep, 2 * depth }),
+                         depth <= ASTRID_JSON_DEPTH);
     }
 }
 
 static void members(void **state)
 {
-    struct astrid_str object = str(" {\"a\":1, \"b\\u0063\" : {\"x\":[1,2]} ,\"a\":\"last\",\"e\":\"\"} "), v, t;
+    struct astrid_str object = str(
+                          " {\"a\":1, \"b\\u0063\" : {\"x\":[1,2]} ,\"a\":\"last\",\"e\":\"\"} "),
+                      v, t;
     (void)state;
     assert_true(astrid_json_get(object, ASTRID_STR("a"), &v));
     assert_str(v, "\"last\"");
@@ -70,7 +103,8 @@ static void members(void **state)
     assert_int_equal(t.n, 0);
     assert_false(astrid_json_get(object, ASTRID_STR("none"), &v));
     assert_false(astrid_json_get(str("[1]"), ASTRID_STR("a"), &v));
-    assert_false(astrid_json_get(str("{\"a\":1"), ASTRID_STR("a"), &v)); /* cut off: nothing is believed */
+    assert_false(
+        astrid_json_get(str("{\"a\":1"), ASTRID_STR("a"), &v)); /* cut off: nothing is believed */
     assert_false(astrid_json_get(str("{}"), ASTRID_STR("a"), &v));
     assert_false(astrid_json_member_text(str("{\"a\":5}"), ASTRID_STR("a"), &t));
 }
@@ -80,8 +114,14 @@ static void texts(void **state)
     static const struct {
         const char *json, *text; /* NULL: refused */
     } rows[] = {
-        { "\"plain\"", "plain" },        { "\"a\\\"\\\\\\/\\b\\f\\n\\r\\tz\"", "a\"\\/\b\f\n\r\tz" }, { "\"\\u0041\\u00e4\\u20ac\"", "A\xc3\xa4\xe2\x82\xac" },
-        { "\"\\ud83d\\ude00\"", "\xf0\x9f\x98\x80" }, { "\"\\ud83d\"", NULL }, { "\"\\ude00\"", NULL }, { "\"\\ud83d\\u0041\"", NULL }, { "5", NULL },
+        { "\"plain\"", "plain" },
+        { "\"a\\\"\\\\\\/\\b\\f\\n\\r\\tz\"", "a\"\\/\b\f\n\r\tz" },
+        { "\"\\u0041\\u00e4\\u20ac\"", "A\xc3\xa4\xe2\x82\xac" },
+        { "\"\\ud83d\\ude00\"", "\xf0\x9f\x98\x80" },
+        { "\"\\ud83d\"", NULL },
+        { "\"\\ude00\"", NULL },
+        { "\"\\ud83d\\u0041\"", NULL },
+        { "5", NULL },
     };
     (void)state;
     for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++) {
@@ -116,7 +156,9 @@ static void numbers(void **state)
     (void)state;
     assert_true(astrid_json_u64(str("18446744073709551615"), &v) && v == UINT64_MAX);
     assert_true(astrid_json_u64(str("0"), &v) && v == 0);
-    const char *const bad[] = { "", "18446744073709551616", "99999999999999999999999", "-1", "1.0", "01", "1e3", " 1" };
+    const char *const bad[] = {
+        "", "18446744073709551616", "99999999999999999999999", "-1", "1.0", "01", "1e3", " 1"
+    };
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
         assert_false(astrid_json_u64(str(bad[i]), &v));
 }

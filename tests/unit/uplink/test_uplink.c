@@ -3,13 +3,15 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <cmocka.h>
+
+#include <cmocka.h> /* needs the ones above */
 
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "uplink/frame.h"
 #include "uplink/reconcile.h"
+
 #include "base/banned.h"
 
 static void frames_carry_their_length(void **state)
@@ -39,25 +41,29 @@ static void an_overfull_frame_stays_failed(void **state)
     assert_int_equal(out.fail, AST_E_TOO_LARGE);
 }
 
-static struct ast_msg *message(const char *topic, const char *session, const char *text, bool is_final)
+static struct ast_msg *message(const char *topic, const char *session, const char *text,
+                               bool is_final)
 {
     char json[4096];
     struct ast_msg *m;
     struct ast_msg_spec spec = { .topic = ast_str_c(topic) };
-    snprintf(json, sizeof json, "{\"type\":\"agent_response\",\"text\":\"%s\",\"is_final\":%s,\"session_id\":\"%s\"}", text,
-             is_final ? "true" : "false", session);
+    snprintf(json, sizeof json,
+             "{\"type\":\"agent_response\",\"text\":\"%s\",\"is_final\":%s,\"session_id\":\"%s\"}",
+             text, is_final ? "true" : "false", session);
     assert_int_equal(ast_msg_from_json(&spec, ast_str_c(json), &m, NULL), AST_OK);
     return m;
 }
 
 static void delta(struct ast_reconcile *r, const char *session, const char *text)
 {
-    AST_AUTO(ast_msg_unref) struct ast_msg *m = message("agent.v1.stream.delta", session, text, false);
+    AST_AUTO(ast_msg_unref)
+    struct ast_msg *m = message("agent.v1.stream.delta", session, text, false);
     ast_reconcile_delta(r, m);
 }
 
 /* The text a client gets for a final answer. */
-static void assert_rest(struct ast_reconcile *r, const char *session, const char *full, const char *want)
+static void assert_rest(struct ast_reconcile *r, const char *session, const char *full,
+                        const char *want)
 {
     AST_AUTO(ast_msg_unref) struct ast_msg *m = message("agent.v1.response", session, full, true);
     AST_AUTO(ast_buf_done) struct ast_buf out = AST_BUF_INIT(65536);
@@ -67,8 +73,9 @@ static void assert_rest(struct ast_reconcile *r, const char *session, const char
     struct ast_str text = ast_json_str_or(ast_json_root(doc), AST_STR("text"), AST_STR("?"));
     if (!ast_str_eq(text, ast_str_c(want)))
         fail_msg("got <" AST_STR_FMT ">, want <%s>", AST_STR_ARG(text), want);
-    assert_true(ast_str_is(ast_json_str_or(ast_json_root(doc), AST_STR("session_id"), AST_STR("")), "s") ||
-                !ast_str_is(ast_str_c(session), "s"));
+    assert_true(
+        ast_str_is(ast_json_str_or(ast_json_root(doc), AST_STR("session_id"), AST_STR("")), "s") ||
+        !ast_str_is(ast_str_c(session), "s"));
 }
 
 static void c01_37_the_rest_is_told_once(void **state)
@@ -110,8 +117,10 @@ static void sessions_are_bounded(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(frames_carry_their_length), cmocka_unit_test(an_overfull_frame_stays_failed),
-        cmocka_unit_test(c01_37_the_rest_is_told_once), cmocka_unit_test(sessions_are_bounded),
+        cmocka_unit_test(frames_carry_their_length),
+        cmocka_unit_test(an_overfull_frame_stays_failed),
+        cmocka_unit_test(c01_37_the_rest_is_told_once),
+        cmocka_unit_test(sessions_are_bounded),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -28,15 +28,15 @@ struct rig_call {
     struct ast_call_result res; /* views into text */
     struct ast_buf text;
     char error[320];
-    struct ast_call *call;      /* reference, dropped by rig_finish() */
+    struct ast_call *call; /* reference, dropped by rig_finish() */
     /* For "wait". */
     int64_t park_deadline_ns;
-    _Atomic unsigned permits;   /* "wait" goes on when it can take one */
-    _Atomic unsigned waits;     /* how often "wait" was entered */
+    _Atomic unsigned permits; /* "wait" goes on when it can take one */
+    _Atomic unsigned waits;   /* how often "wait" was entered */
     _Atomic enum ast_rc last_park;
-    _Atomic unsigned cleanups;  /* waits that ended by a cancel */
+    _Atomic unsigned cleanups; /* waits that ended by a cancel */
     _Atomic unsigned ticks;
-    unsigned ticks_allowed;     /* on_tick says no after that many; 0: no limit */
+    unsigned ticks_allowed;               /* on_tick says no after that many; 0: no limit */
     void (*on_nop)(struct rig_call *rc);  /* inside the host function "nop"; may be NULL */
     void (*on_done)(struct rig_call *rc); /* on the worker, before the test is told; may be NULL */
     void *arg;
@@ -73,7 +73,8 @@ static void rig_resource_drop(struct ast_abi *a, union ast_abi_slot *v)
     (void)ast_abi_handle_drop(a, (uint32_t)v[0].i32, RIG_THING);
 }
 
-static void rig_arena(struct ast_abi *a, union ast_abi_slot *v) /* uses n bytes of the arena, returns a checksum */
+static void rig_arena(struct ast_abi *a,
+                      union ast_abi_slot *v) /* uses n bytes of the arena, returns a checksum */
 {
     size_t n = (uint32_t)v[0].i32;
     unsigned char *p = ast_arena_alloc(ast_abi_arena(a), n);
@@ -208,8 +209,8 @@ static const struct ast_abi_resource rig_resources[] = {
     { RIG_THING, "thing", rig_thing_drop },
     { RIG_OTHER, "other", rig_thing_drop },
 };
-static const struct ast_wasm_host rig_host = { rig_imports, AST_ARRAY_LEN(rig_imports), rig_resources,
-                                               AST_ARRAY_LEN(rig_resources) };
+static const struct ast_wasm_host rig_host = { rig_imports, AST_ARRAY_LEN(rig_imports),
+                                               rig_resources, AST_ARRAY_LEN(rig_resources) };
 
 /* --- Guests -------------------------------------------------------------------------------------- */
 
@@ -249,27 +250,28 @@ static const struct ast_wasm_host rig_host = { rig_imports, AST_ARRAY_LEN(rig_im
     "    (br_if $digit (local.tee $x (i32.div_u (local.get $x) (i32.const 10)))))"                 \
     "  (call $ok (local.get $p) (i32.sub (i32.const 4096) (local.get $p))))"
 
-#define RIG_REALLOC                                                                                \
-    "(func $realloc (export \"cabi_realloc\")"                                                     \
+#define RIG_REALLOC                                                                                       \
+    "(func $realloc (export \"cabi_realloc\")"                                                            \
     "    (param $old i32) (param $osz i32) (param $align i32) (param $n i32) (result i32) (local $p i32)" \
-    "  (local.set $p (i32.and (i32.add (global.get $heap) (i32.sub (local.get $align) (i32.const 1)))" \
-    "    (i32.sub (i32.const 0) (local.get $align))))"                                             \
-    "  (global.set $heap (i32.add (local.get $p) (local.get $n)))"                                 \
-    "  (block $done (loop $more"                                                                   \
-    "    (br_if $done (i32.le_u (global.get $heap) (i32.mul (memory.size) (i32.const 65536))))"    \
-    "    (if (i32.eq (memory.grow (i32.const 16)) (i32.const -1)) (then (unreachable)))"           \
-    "    (br $more)))"                                                                             \
+    "  (local.set $p (i32.and (i32.add (global.get $heap) (i32.sub (local.get $align) (i32.const 1)))"    \
+    "    (i32.sub (i32.const 0) (local.get $align))))"                                                    \
+    "  (global.set $heap (i32.add (local.get $p) (local.get $n)))"                                        \
+    "  (block $done (loop $more"                                                                          \
+    "    (br_if $done (i32.le_u (global.get $heap) (i32.mul (memory.size) (i32.const 65536))))"           \
+    "    (if (i32.eq (memory.grow (i32.const 16)) (i32.const -1)) (then (unreachable)))"                  \
+    "    (br $more)))"                                                                                    \
     "  (local.get $p))"
 
 #define RIG_POST                                                                                   \
     "(func (export \"cabi_post_astrid-hook-trigger\") (param i32)"                                 \
     "  (global.set $heap (i32.const 131072)))"
 
-#define RIG_HOOK(body)                                                                             \
-    "(func (export \"astrid-hook-trigger\")"                                                       \
-    "    (param $ap i32) (param $al i32) (param $pp i32) (param $pl i32) (result i32) (local $i i32)" body ")"
+#define RIG_HOOK(body)                                                                                     \
+    "(func (export \"astrid-hook-trigger\")"                                                               \
+    "    (param $ap i32) (param $al i32) (param $pp i32) (param $pl i32) (result i32) (local $i i32)" body \
+    ")"
 
-#define RIG_ECHO "(call $ok (local.get $pp) (local.get $pl))"
+#define RIG_ECHO        "(call $ok (local.get $pp) (local.get $pl))"
 #define RIG_GUEST(body) "(module " RIG_IMPORTS RIG_FRAME RIG_REALLOC RIG_POST RIG_HOOK(body) ")"
 
 /* --- The rig ------------------------------------------------------------------------------------- */
@@ -305,7 +307,8 @@ static void rig_keep_fault_handlers(void)
     static struct sigaction ours[AST_ARRAY_LEN(signals)];
     static bool has_ours;
     for (size_t k = 0; k < AST_ARRAY_LEN(signals); k++)
-        assert_int_equal(sigaction(signals[k], has_ours ? &ours[k] : NULL, has_ours ? NULL : &ours[k]), 0);
+        assert_int_equal(
+            sigaction(signals[k], has_ours ? &ours[k] : NULL, has_ours ? NULL : &ours[k]), 0);
     has_ours = true;
 }
 
@@ -319,7 +322,9 @@ static struct ast_engine *rig_engine(const struct ast_engine_config *cfg)
 }
 
 /* wat NULL: no module, no pool. */
-static __attribute__((unused)) struct rig rig_open(const char *wat, const struct ast_pool_config *pool, unsigned workers)
+static __attribute__((unused)) struct rig rig_open(const char *wat,
+                                                   const struct ast_pool_config *pool,
+                                                   unsigned workers)
 {
     struct ast_err err = AST_ERR_INIT;
     struct rig r = { 0 };
@@ -376,7 +381,8 @@ static __attribute__((unused)) void rig_on_done(void *user, const struct ast_cal
     ast_unlock(&rc->lock);
 }
 
-static __attribute__((unused)) struct ast_call_config rig_config(struct ast_instance *i, struct rig_call *rc)
+static __attribute__((unused)) struct ast_call_config rig_config(struct ast_instance *i,
+                                                                 struct rig_call *rc)
 {
     return (struct ast_call_config){
         .instance = i,
@@ -398,7 +404,8 @@ static __attribute__((unused)) void rig_call_init(struct rig_call *rc)
     rc->text = (struct ast_buf)AST_BUF_INIT(32 << 20);
 }
 
-static __attribute__((unused)) void rig_start(struct rig *r, struct rig_call *rc, const struct ast_call_config *cfg)
+static __attribute__((unused)) void rig_start(struct rig *r, struct rig_call *rc,
+                                              const struct ast_call_config *cfg)
 {
     struct ast_err err = AST_ERR_INIT;
     rig_call_init(rc);
@@ -422,7 +429,8 @@ static __attribute__((unused)) void rig_finish(struct rig_call *rc)
 }
 
 /* One call from start to end; finish it with rig_finish(). */
-static __attribute__((unused)) void rig_run(struct rig *r, struct rig_call *rc, const struct ast_call_config *cfg)
+static __attribute__((unused)) void rig_run(struct rig *r, struct rig_call *rc,
+                                            const struct ast_call_config *cfg)
 {
     rig_start(r, rc, cfg);
     rig_wait_done(rc);

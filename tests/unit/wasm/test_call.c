@@ -38,11 +38,15 @@ static const struct {
     enum ast_rc rc;
     const char *error;
 } endings[] = {
-    { "unreachable", "(unreachable)", 0, 0, AST_E_TRAP, "wasm trap: unreachable instruction executed" },
-    { "division", "(i32.div_u (i32.const 1) (local.get $i))", 0, 0, AST_E_TRAP, "wasm trap: integer divide by zero" },
-    { "out of bounds", "(i32.load (i32.const -8))", 0, 0, AST_E_TRAP, "wasm trap: out of bounds memory access" },
+    { "unreachable", "(unreachable)", 0, 0, AST_E_TRAP,
+      "wasm trap: unreachable instruction executed" },
+    { "division", "(i32.div_u (i32.const 1) (local.get $i))", 0, 0, AST_E_TRAP,
+      "wasm trap: integer divide by zero" },
+    { "out of bounds", "(i32.load (i32.const -8))", 0, 0, AST_E_TRAP,
+      "wasm trap: out of bounds memory access" },
     { "stack", "(call $deep (i32.const 0))", 0, 0, AST_E_TRAP, "wasm trap: call stack exhausted" },
-    { "fuel", "(loop $l (br $l)) (i32.const 0)", 1000000, 0, AST_E_OUT_OF_FUEL, "wasm trap: all fuel consumed" },
+    { "fuel", "(loop $l (br $l)) (i32.const 0)", 1000000, 0, AST_E_OUT_OF_FUEL,
+      "wasm trap: all fuel consumed" },
     { "deadline", "(loop $l (br $l)) (i32.const 0)", 0, 30, AST_E_TIMEOUT, "deadline passed" },
     { "host trap", "(call $touch (i32.const 5))", 0, 0, AST_E_ABI,
       RIG_MODULE " touch: unknown handle index" },
@@ -50,21 +54,27 @@ static const struct {
       "astrid-hook-trigger: pointer or length out of bounds" },
     { "result area at the last byte", "(i32.const 262128)", 0, 0, AST_E_ABI,
       "astrid-hook-trigger: pointer or length out of bounds" },
-    { "result area odd", "(i32.const 2049)", 0, 0, AST_E_ABI, "astrid-hook-trigger: pointer not aligned" },
+    { "result area odd", "(i32.const 2049)", 0, 0, AST_E_ABI,
+      "astrid-hook-trigger: pointer not aligned" },
     { "result string outside", "(call $ok (i32.const 0) (i32.const 0x10000000))", 0, 0, AST_E_ABI,
       "astrid-hook-trigger: pointer or length out of bounds" },
-    { "result not UTF-8", "(i32.store8 (i32.const 3000) (i32.const 0xc0)) (call $ok (i32.const 3000) (i32.const 1))",
-      0, 0, AST_E_ABI, "astrid-hook-trigger: string is not UTF-8" },
-    { "result option", "(drop (call $ok (i32.const 0) (i32.const 0))) (i32.store8 (i32.const 2056) (i32.const 2))"
-                       "(i32.const 2048)", 0, 0, AST_E_ABI, "astrid-hook-trigger: discriminant out of range" },
-    { "host string not UTF-8", "(i32.store8 (i32.const 3000) (i32.const 0xff))"
-                               "(call $string (i32.const 3000) (i32.const 1))", 0, 0, AST_E_ABI,
-      RIG_MODULE " string: string is not UTF-8" },
+    { "result not UTF-8",
+      "(i32.store8 (i32.const 3000) (i32.const 0xc0)) (call $ok (i32.const 3000) (i32.const 1))", 0,
+      0, AST_E_ABI, "astrid-hook-trigger: string is not UTF-8" },
+    { "result option",
+      "(drop (call $ok (i32.const 0) (i32.const 0))) (i32.store8 (i32.const 2056) (i32.const 2))"
+      "(i32.const 2048)",
+      0, 0, AST_E_ABI, "astrid-hook-trigger: discriminant out of range" },
+    { "host string not UTF-8",
+      "(i32.store8 (i32.const 3000) (i32.const 0xff))"
+      "(call $string (i32.const 3000) (i32.const 1))",
+      0, 0, AST_E_ABI, RIG_MODULE " string: string is not UTF-8" },
     { "host pointer outside", "(call $peek (i32.const 262143) (i32.const 2))", 0, 0, AST_E_ABI,
       RIG_MODULE " peek: pointer or length out of bounds" },
     { "host pointer wraps", "(call $peek (i32.const -1) (i32.const 2))", 0, 0, AST_E_ABI,
       RIG_MODULE " peek: pointer or length out of bounds" },
-    { "host pointer odd", "(call $read4 (i32.const 2))", 0, 0, AST_E_ABI, RIG_MODULE " read4: pointer not aligned" },
+    { "host pointer odd", "(call $read4 (i32.const 2))", 0, 0, AST_E_ABI,
+      RIG_MODULE " read4: pointer not aligned" },
     { "empty list outside", "(call $peek (i32.const 262145) (i32.const 0))", 0, 0, AST_E_ABI,
       RIG_MODULE " peek: pointer or length out of bounds" },
 };
@@ -73,11 +83,13 @@ static void every_bad_ending_is_classified_and_spends_the_instance(void **state)
 {
     for (size_t k = 0; k < AST_ARRAY_LEN(endings); k++) {
         char *wat = NULL;
-        assert_true(asprintf(&wat, "(module %s (func $deep (param i32) (result i32) (local i64 i64 i64)"
-                                   "(i32.add (call $deep (i32.add (local.get 0) (i32.const 1))) (i32.const 1)))"
-                                   "(func (export \"astrid-hook-trigger\") (param $ap i32) (param $al i32)"
-                                   "(param $pp i32) (param $pl i32) (result i32) (local $i i32) %s))",
-                             RIG_IMPORTS RIG_FRAME RIG_REALLOC RIG_POST, endings[k].body) > 0);
+        assert_true(
+            asprintf(&wat,
+                     "(module %s (func $deep (param i32) (result i32) (local i64 i64 i64)"
+                     "(i32.add (call $deep (i32.add (local.get 0) (i32.const 1))) (i32.const 1)))"
+                     "(func (export \"astrid-hook-trigger\") (param $ap i32) (param $al i32)"
+                     "(param $pp i32) (param $pl i32) (result i32) (local $i i32) %s))",
+                     RIG_IMPORTS RIG_FRAME RIG_REALLOC RIG_POST, endings[k].body) > 0);
         struct rig r = rig_open(wat, NULL, 2);
         free(wat);
         struct ast_instance *i = rig_lease(&r, "alice");
@@ -111,8 +123,9 @@ static void every_bad_ending_is_classified_and_spends_the_instance(void **state)
 }
 
 /* Counts the pages it may grow by, then answers with that number. */
-#define GROW "(loop $l (if (i32.ne (memory.grow (i32.const 1)) (i32.const -1)) (then" \
-             "  (local.set $i (i32.add (local.get $i) (i32.const 1))) (br $l)))) (call $num (local.get $i))"
+#define GROW                                                                                       \
+    "(loop $l (if (i32.ne (memory.grow (i32.const 1)) (i32.const -1)) (then"                       \
+    "  (local.set $i (i32.add (local.get $i) (i32.const 1))) (br $l)))) (call $num (local.get $i))"
 
 static void c05_55_memory_grow_beyond_the_limit_gives_minus_one_and_the_guest_goes_on(void **state)
 {
@@ -122,7 +135,9 @@ static void c05_55_memory_grow_beyond_the_limit_gives_minus_one_and_the_guest_go
         uint64_t limit_pages;
         const char *grown;
     } steps[] = {
-        { 10, "6" }, { 10, "0" }, { 12, "2" }, { 5, "0" } /* a lower ceiling only forbids more */, { 5000, "1012" },
+        { 10, "6" },      { 10, "0" },
+        { 12, "2" },      { 5, "0" } /* a lower ceiling only forbids more */,
+        { 5000, "1012" },
     };
     for (size_t k = 0; k < AST_ARRAY_LEN(steps); k++) {
         struct rig_call rc = { 0 };
@@ -177,13 +192,14 @@ static void entries_without_export_are_unsupported(void **state)
 
 static void other_entries_run_and_initialize_runs_once_before_them(void **state)
 {
-    struct rig r = rig_open("(module (memory (export \"memory\") 4) (global $n (mut i32) (i32.const 0))"
-                            "(func (export \"_initialize\") (global.set $n (i32.add (global.get $n) (i32.const 1))))"
-                            "(func $check (if (i32.ne (global.get $n) (i32.const 1)) (then (unreachable))))"
-                            "(func (export \"run\") (call $check))"
-                            "(func (export \"astrid-install\") (call $check) (call $check))"
-                            "(func (export \"astrid-upgrade\") (call $check) (call $check) (call $check)))",
-                            NULL, 2);
+    struct rig r = rig_open(
+        "(module (memory (export \"memory\") 4) (global $n (mut i32) (i32.const 0))"
+        "(func (export \"_initialize\") (global.set $n (i32.add (global.get $n) (i32.const 1))))"
+        "(func $check (if (i32.ne (global.get $n) (i32.const 1)) (then (unreachable))))"
+        "(func (export \"run\") (call $check))"
+        "(func (export \"astrid-install\") (call $check) (call $check))"
+        "(func (export \"astrid-upgrade\") (call $check) (call $check) (call $check)))",
+        NULL, 2);
     assert_true(ast_module_info(r.module)->has_run);
     assert_false(ast_module_info(r.module)->has_hook);
     struct ast_instance *i = rig_lease(&r, "alice");
@@ -208,8 +224,9 @@ static void start_function_is_bound_by_the_first_call(void **state)
     static const enum ast_rc want[] = { AST_E_TIMEOUT, AST_E_TRAP, AST_OK };
     for (size_t k = 0; k < AST_ARRAY_LEN(starts); k++) {
         char *wat = NULL;
-        assert_true(asprintf(&wat, "(module %s (func $s %s) (start $s) %s)", RIG_IMPORTS RIG_FRAME RIG_REALLOC RIG_POST,
-                             starts[k], RIG_HOOK(RIG_ECHO)) > 0);
+        assert_true(asprintf(&wat, "(module %s (func $s %s) (start $s) %s)",
+                             RIG_IMPORTS RIG_FRAME RIG_REALLOC RIG_POST, starts[k],
+                             RIG_HOOK(RIG_ECHO)) > 0);
         struct rig r = rig_open(wat, NULL, 2);
         free(wat);
         struct ast_instance *i = rig_lease(&r, "alice");
@@ -242,7 +259,7 @@ static void on_tick_ends_a_loop(void **state)
 /* --- Waiting ------------------------------------------------------------------------------------- */
 
 #define WAIT_FOUR "(drop (call $wait)) (drop (call $wait)) (drop (call $wait)) (drop (call $wait))"
-#define MANY 2000u
+#define MANY      2000u
 
 struct many {
     struct rig *r;
@@ -314,7 +331,8 @@ static void park_ends_at_its_deadline(void **state)
 /* Host time counts towards the deadline, but only a guest that runs again meets it (spec 05 §18). */
 static void call_deadline_does_not_interrupt_a_wait_but_ends_the_loop_after_it(void **state)
 {
-    struct rig r = rig_open(RIG_GUEST("(drop (call $wait)) (loop $l (br $l)) (i32.const 0)"), NULL, 2);
+    struct rig r =
+        rig_open(RIG_GUEST("(drop (call $wait)) (loop $l (br $l)) (i32.const 0)"), NULL, 2);
     struct ast_instance *i = rig_lease(&r, "alice");
     struct rig_call rc = { 0 };
     struct ast_call_config cfg = rig_config(i, &rc);
@@ -337,7 +355,8 @@ static void call_deadline_does_not_interrupt_a_wait_but_ends_the_loop_after_it(v
 
 static void cancel_of_a_parked_call_runs_the_hosts_cleanup(void **state)
 {
-    struct rig r = rig_open(RIG_GUEST("(drop (call $wait)) (drop (call $wait)) " RIG_ECHO), NULL, 2);
+    struct rig r =
+        rig_open(RIG_GUEST("(drop (call $wait)) (drop (call $wait)) " RIG_ECHO), NULL, 2);
     struct ast_instance *i = rig_lease(&r, "alice");
     struct rig_call rc = { 0 };
     struct ast_call_config cfg = rig_config(i, &rc);
@@ -404,7 +423,8 @@ static void loops_share_the_workers_by_ticks(void **state)
 
 static void freeing_the_scheduler_cancels_what_is_left(void **state)
 {
-    struct rig r = rig_open(RIG_GUEST("(drop (call $wait)) (loop $l (br $l)) (i32.const 0)"), NULL, 2);
+    struct rig r =
+        rig_open(RIG_GUEST("(drop (call $wait)) (loop $l (br $l)) (i32.const 0)"), NULL, 2);
     struct many m[4];
     for (int k = 0; k < 4; k++) {
         m[k] = (struct many){ .r = &r, .rc = { .permits = k & 1, .on_done = return_instance } };
@@ -485,7 +505,8 @@ static void start_another_call(struct rig_call *rc)
 
 static void host_functions_may_start_calls(void **state)
 {
-    struct rig r = rig_open(RIG_GUEST("(call $nop)" RIG_ECHO), &(struct ast_pool_config){ .max = 2, .idle_max = 2 }, 1);
+    struct rig r = rig_open(RIG_GUEST("(call $nop)" RIG_ECHO),
+                            &(struct ast_pool_config){ .max = 2, .idle_max = 2 }, 1);
     struct nested n = { .r = &r };
     struct ast_instance *i = rig_lease(&r, "alice");
     struct rig_call rc = { .on_nop = start_another_call, .arg = &n };
@@ -526,7 +547,9 @@ static void large_payloads_go_in_and_out(void **state)
 static void a_result_over_the_limit_is_refused(void **state)
 {
     struct rig r = rig_open(
-        RIG_GUEST("(drop (memory.grow (i32.const 300))) (call $ok (i32.const 131072) (i32.const 16777216))"), NULL, 2);
+        RIG_GUEST(
+            "(drop (memory.grow (i32.const 300))) (call $ok (i32.const 131072) (i32.const 16777216))"),
+        NULL, 2);
     struct ast_instance *i = rig_lease(&r, "alice");
     struct rig_call rc = { 0 };
     struct ast_call_config cfg = rig_config(i, &rc);

@@ -15,32 +15,60 @@ static const struct {
 } loads[] = {
     { "smallest", "(module (memory (export \"memory\") 1))", AST_OK, { "" } },
     { "whole guest", RIG_GUEST(RIG_ECHO), AST_OK, { "" } },
-    { "component", "(component (core module (memory (export \"memory\") 1) (func (export \"run\") (nop))))", AST_OK, { "" } },
-    { "c05_04: wasi", "(module (import \"wasi:cli/environment@0.2.0\" \"get-environment\" (func (param i32)))"
-                      "(import \"wasi_snapshot_preview1\" \"fd_write\" (func (param i32 i32 i32 i32) (result i32)))"
-                      "(import \"" RIG_MODULE "\" \"nop\" (func)) (memory (export \"memory\") 1))",
-      AST_E_UNKNOWN_IMPORT, { "Failed to pre-instantiate WASM component: ", "wasi:cli/environment@0.2.0",
-      "wasi_snapshot_preview1" } },
-    { "unknown function", "(module (import \"" RIG_MODULE "\" \"nope\" (func)) (memory (export \"memory\") 1))",
-      AST_E_UNKNOWN_IMPORT, { "`nope`" } },
-    { "unknown version", "(module (import \"test:host/api@1.0.1\" \"nop\" (func)) (memory (export \"memory\") 1))",
-      AST_E_UNKNOWN_IMPORT, { "test:host/api@1.0.1" } },
-    { "other type", "(module (import \"" RIG_MODULE "\" \"nop\" (func (param i32))) (memory (export \"memory\") 1))",
-      AST_E_UNKNOWN_IMPORT, { "another type", "`nop`" } },
-    { "our own functions", "(module (import \"\\01native\" \"suspend\" (func)) (memory (export \"memory\") 1))",
-      AST_E_UNKNOWN_IMPORT, { "suspend" } },
-    { "hook type", "(module " RIG_FRAME RIG_REALLOC " (func (export \"astrid-hook-trigger\") (param i32)))",
-      AST_E_BAD_MODULE, { "Failed to compile WASM component: ", "astrid-hook-trigger" } },
+    { "component",
+      "(component (core module (memory (export \"memory\") 1) (func (export \"run\") (nop))))",
+      AST_OK,
+      { "" } },
+    { "c05_04: wasi",
+      "(module (import \"wasi:cli/environment@0.2.0\" \"get-environment\" (func (param i32)))"
+      "(import \"wasi_snapshot_preview1\" \"fd_write\" (func (param i32 i32 i32 i32) (result i32)))"
+      "(import \"" RIG_MODULE "\" \"nop\" (func)) (memory (export \"memory\") 1))",
+      AST_E_UNKNOWN_IMPORT,
+      { "Failed to pre-instantiate WASM component: ", "wasi:cli/environment@0.2.0",
+        "wasi_snapshot_preview1" } },
+    { "unknown function",
+      "(module (import \"" RIG_MODULE "\" \"nope\" (func)) (memory (export \"memory\") 1))",
+      AST_E_UNKNOWN_IMPORT,
+      { "`nope`" } },
+    { "unknown version",
+      "(module (import \"test:host/api@1.0.1\" \"nop\" (func)) (memory (export \"memory\") 1))",
+      AST_E_UNKNOWN_IMPORT,
+      { "test:host/api@1.0.1" } },
+    { "other type",
+      "(module (import \"" RIG_MODULE
+      "\" \"nop\" (func (param i32))) (memory (export \"memory\") 1))",
+      AST_E_UNKNOWN_IMPORT,
+      { "another type", "`nop`" } },
+    { "our own functions",
+      "(module (import \"\\01native\" \"suspend\" (func)) (memory (export \"memory\") 1))",
+      AST_E_UNKNOWN_IMPORT,
+      { "suspend" } },
+    { "hook type",
+      "(module " RIG_FRAME RIG_REALLOC " (func (export \"astrid-hook-trigger\") (param i32)))",
+      AST_E_BAD_MODULE,
+      { "Failed to compile WASM component: ", "astrid-hook-trigger" } },
     { "hook without realloc",
       "(module (memory (export \"memory\") 1) (func (export \"astrid-hook-trigger\") (param i32 i32 i32 i32) (result i32)"
-      "(i32.const 0)))", AST_E_BAD_COMPONENT, { "Failed to compile WASM component: ", "cabi_realloc" } },
-    { "realloc type", "(module (memory (export \"memory\") 1) (func (export \"cabi_realloc\") (param i32) (result i32)"
-                      "(i32.const 0)))", AST_E_BAD_MODULE, { "cabi_realloc" } },
-    { "realloc is no function", "(module (memory (export \"memory\") 1) (global (export \"cabi_realloc\") i32 (i32.const 0)))",
-      AST_E_BAD_MODULE, { "cabi_realloc" } },
-    { "run type", "(module (memory (export \"memory\") 1) (func (export \"run\") (result i64) (i64.const 0)))",
-      AST_E_BAD_MODULE, { "'run'" } },
-    { "too much memory", "(module (memory (export \"memory\") 1025))", AST_E_BAD_MODULE, { "memory" } },
+      "(i32.const 0)))",
+      AST_E_BAD_COMPONENT,
+      { "Failed to compile WASM component: ", "cabi_realloc" } },
+    { "realloc type",
+      "(module (memory (export \"memory\") 1) (func (export \"cabi_realloc\") (param i32) (result i32)"
+      "(i32.const 0)))",
+      AST_E_BAD_MODULE,
+      { "cabi_realloc" } },
+    { "realloc is no function",
+      "(module (memory (export \"memory\") 1) (global (export \"cabi_realloc\") i32 (i32.const 0)))",
+      AST_E_BAD_MODULE,
+      { "cabi_realloc" } },
+    { "run type",
+      "(module (memory (export \"memory\") 1) (func (export \"run\") (result i64) (i64.const 0)))",
+      AST_E_BAD_MODULE,
+      { "'run'" } },
+    { "too much memory",
+      "(module (memory (export \"memory\") 1025))",
+      AST_E_BAD_MODULE,
+      { "memory" } },
 };
 
 static void every_load_is_judged(void **state)
@@ -69,7 +97,11 @@ static void bytes_that_are_no_module_are_refused(void **state)
     static const char valid_frame_bad_code[] =
         "\0asm\1\0\0\0\1\4\1\x60\0\0\3\2\1\0\5\3\1\0\1\7\x0a\1\6memory\2\0\x0a\5\1\3\0\x1a\x0b"; /* drop from nothing */
     const struct ast_str cases[] = {
-        AST_STR_NONE, AST_STR("\0asm"), AST_STR("\x7f" "ELF\2\1\1"), AST_STR("\0asm\2\0\0\0"),
+        AST_STR_NONE,
+        AST_STR("\0asm"),
+        AST_STR("\x7f"
+                "ELF\2\1\1"),
+        AST_STR("\0asm\2\0\0\0"),
         ast_str_n(valid_frame_bad_code, sizeof valid_frame_bad_code - 1),
     };
     for (size_t k = 0; k < AST_ARRAY_LEN(cases); k++) {
@@ -97,8 +129,10 @@ static void module_info_tells_what_there_is(void **state)
     ast_module_unref(second);
 
     /* spec 05 §4.2: three names on one function are stubs */
-    m = rig_load(r.engine, "(module (memory (export \"memory\") 1) (func (export \"run\") (export \"astrid-install\")"
-                           "(export \"astrid-upgrade\") (nop)))");
+    m = rig_load(
+        r.engine,
+        "(module (memory (export \"memory\") 1) (func (export \"run\") (export \"astrid-install\")"
+        "(export \"astrid-upgrade\") (nop)))");
     info = ast_module_info(m);
     assert_false(info->has_run || info->has_install || info->has_upgrade);
     ast_module_unref(m);
@@ -121,12 +155,15 @@ static void configurations_that_would_abort_are_refused(void **state)
 {
     struct ast_err err = AST_ERR_INIT;
     struct ast_engine *e = NULL;
-    assert_int_equal(ast_engine_new(&(struct ast_engine_config){ .host = &rig_host, .instances = 1u << 30 }, &e, &err),
-                     AST_E_INVALID);
+    assert_int_equal(
+        ast_engine_new(&(struct ast_engine_config){ .host = &rig_host, .instances = 1u << 30 }, &e,
+                       &err),
+        AST_E_INVALID);
     static const struct ast_abi_import bad[] = { { RIG_MODULE, "x", "if", "", rig_nop, 0 } };
     const struct ast_wasm_host host = { bad, 1, NULL, 0 };
-    assert_int_equal(ast_engine_new(&(struct ast_engine_config){ .host = &host, .on_demand = true }, &e, &err),
-                     AST_E_INVALID);
+    assert_int_equal(
+        ast_engine_new(&(struct ast_engine_config){ .host = &host, .on_demand = true }, &e, &err),
+        AST_E_INVALID);
     assert_null(e);
     assert_string_equal(ast_engine_version(), "wasmtime 50.0.1");
 }
@@ -138,7 +175,9 @@ static void on_demand_allocation_works_too(void **state)
     r.engine = rig_engine(&(struct ast_engine_config){ .host = &rig_host, .on_demand = true });
     rig_check(ast_sched_new(r.engine, 2, &r.sched, &err), &err);
     r.module = rig_load(r.engine, RIG_GUEST(RIG_ECHO));
-    rig_check(ast_pool_new(r.module, &(struct ast_pool_config){ .max = 64, .idle_max = 64 }, &r.pool, &err), &err);
+    rig_check(ast_pool_new(r.module, &(struct ast_pool_config){ .max = 64, .idle_max = 64 },
+                           &r.pool, &err),
+              &err);
     struct ast_instance *i = rig_lease(&r, "p");
     struct rig_call rc = { 0 };
     struct ast_call_config cfg = rig_config(i, &rc);
@@ -196,7 +235,9 @@ static bool cached_load(const struct cache *c, const char *wat)
     rig_check(ast_sched_new(r.engine, 2, &r.sched, &err), &err);
     r.module = rig_load(r.engine, wat);
     bool from_cache = ast_module_info(r.module)->from_cache;
-    rig_check(ast_pool_new(r.module, &(struct ast_pool_config){ .max = 1, .idle_max = 1 }, &r.pool, &err), &err);
+    rig_check(
+        ast_pool_new(r.module, &(struct ast_pool_config){ .max = 1, .idle_max = 1 }, &r.pool, &err),
+        &err);
     struct ast_instance *i = rig_lease(&r, "p");
     struct rig_call rc = { 0 };
     struct ast_call_config cfg = rig_config(i, &rc);

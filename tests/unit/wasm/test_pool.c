@@ -2,10 +2,12 @@
 #include "rig.h"
 
 /* Returns how often this instance was called before. */
-#define COUNT "(global.set $count (i32.add (global.get $count) (i32.const 1))) (call $num (global.get $count))"
+#define COUNT                                                                                      \
+    "(global.set $count (i32.add (global.get $count) (i32.const 1))) (call $num (global.get $count))"
 /* Returns what address 200000 holds, then leaves the payload's first byte there: what is left in its memory. */
-#define LEAVE "(local.set $i (i32.load8_u (i32.const 200000)))" \
-              "(i32.store8 (i32.const 200000) (i32.load8_u (local.get $pp))) (call $num (local.get $i))"
+#define LEAVE                                                                                      \
+    "(local.set $i (i32.load8_u (i32.const 200000)))"                                              \
+    "(i32.store8 (i32.const 200000) (i32.load8_u (local.get $pp))) (call $num (local.get $i))"
 
 static struct ast_pool_stats stats(struct rig *r)
 {
@@ -38,9 +40,10 @@ static void a_principal_meets_only_its_own_memory(void **state)
         const char *who, *leaves;
         unsigned finds;
     } steps[] = {
-        { "alice", "A", 0 },   { "alice", "a", 'A' }, { "bob", "B", 0 },   { "alice", "c", 'a' },
-        { "bob", "D", 'B' },   { "", "S", 0 },        { "", "T", 'S' },    { "carol", "C", 0 },
-        { "bob", "E", 'D' },   { "dave", "F", 0 },    { "alicea", "G", 0 }, { "alice", "H", 0 }, /* evicted meanwhile */
+        { "alice", "A", 0 },   { "alice", "a", 'A' }, { "bob", "B", 0 },
+        { "alice", "c", 'a' }, { "bob", "D", 'B' },   { "", "S", 0 },
+        { "", "T", 'S' },      { "carol", "C", 0 },   { "bob", "E", 'D' },
+        { "dave", "F", 0 },    { "alicea", "G", 0 },  { "alice", "H", 0 }, /* evicted meanwhile */
     };
     for (size_t k = 0; k < AST_ARRAY_LEN(steps); k++) {
         unsigned found = call_as(&r, steps[k].who, steps[k].leaves);
@@ -171,10 +174,11 @@ static void c05_50_a_pinned_pool_has_one_instance_for_all_and_keeps_its_handles(
 
 static void c05_60_after_a_trap_the_next_call_meets_a_fresh_instance(void **state)
 {
-    struct rig r = rig_open(RIG_GUEST("(global.set $count (i32.add (global.get $count) (i32.const 1)))"
-                                      "(if (i32.eq (i32.load8_u (local.get $pp)) (i32.const 33)) (then (unreachable)))"
-                                      "(call $num (global.get $count))"),
-                            NULL, 2);
+    struct rig r = rig_open(
+        RIG_GUEST("(global.set $count (i32.add (global.get $count) (i32.const 1)))"
+                  "(if (i32.eq (i32.load8_u (local.get $pp)) (i32.const 33)) (then (unreachable)))"
+                  "(call $num (global.get $count))"),
+        NULL, 2);
     assert_int_equal(call_as(&r, "p", "."), 1);
     assert_int_equal(call_as(&r, "p", "."), 2);
     struct ast_instance *i = rig_lease(&r, "p");
@@ -250,9 +254,13 @@ static void host_state_lives_with_the_instance(void **state)
 {
     counts = (struct state_counts){ 0 };
     int arg;
-    const struct ast_pool_config pool = {
-        .max = 2, .idle_max = 2, .min_idle = 1, .make = state_make, .reset = state_reset, .free = state_free, .arg = &arg
-    };
+    const struct ast_pool_config pool = { .max = 2,
+                                          .idle_max = 2,
+                                          .min_idle = 1,
+                                          .make = state_make,
+                                          .reset = state_reset,
+                                          .free = state_free,
+                                          .arg = &arg };
     struct rig r = rig_open(RIG_GUEST(COUNT), &pool, 2);
     assert_int_equal(counts.made, 1);
     struct ast_instance *i = rig_lease(&r, "p");
@@ -327,14 +335,16 @@ static void principals_in_a_storm_never_share_and_nobody_is_forgotten(void **sta
     const struct ast_pool_config pool = { .max = 3, .idle_max = 4, .min_idle = 1 };
     /* Answers 0 when address 200000 is empty or holds our own mark, which it then leaves there. */
     struct rig r = rig_open(
-        RIG_GUEST("(local.set $i (i32.load8_u (i32.const 200000)))"
-                  "(if (i32.eq (local.get $i) (i32.load8_u (local.get $pp))) (then (local.set $i (i32.const 0))))"
-                  "(i32.store8 (i32.const 200000) (i32.load8_u (local.get $pp))) (call $num (local.get $i))"),
+        RIG_GUEST(
+            "(local.set $i (i32.load8_u (i32.const 200000)))"
+            "(if (i32.eq (local.get $i) (i32.load8_u (local.get $pp))) (then (local.set $i (i32.const 0))))"
+            "(i32.store8 (i32.const 200000) (i32.load8_u (local.get $pp))) (call $num (local.get $i))"),
         &pool, 2);
     _Atomic unsigned done = 0;
     struct storm storm[12];
     for (int k = 0; k < 12; k++) {
-        storm[k] = (struct storm){ .r = &r, .w.granted = storm_granted, .left = 100, .done = &done };
+        storm[k] =
+            (struct storm){ .r = &r, .w.granted = storm_granted, .left = 100, .done = &done };
         storm[k].who[0] = (char)('a' + k % 6);
         storm_next(&storm[k]);
     }

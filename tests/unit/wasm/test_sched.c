@@ -33,7 +33,9 @@ static void tasks_from_many_threads_all_run(void **state)
     _Atomic unsigned ran = 0;
     struct counted *c = calloc(2000, sizeof *c);
     for (int k = 0; k < 2000; k++) {
-        c[k] = (struct counted){ .task.run = run_counted, .s = r.sched, .ran = &ran, .again = (unsigned)k % 5 };
+        c[k] = (struct counted){
+            .task.run = run_counted, .s = r.sched, .ran = &ran, .again = (unsigned)k % 5
+        };
         ast_sched_post(r.sched, &c[k].task);
         if (k % 100 == 0)
             rig_until(ran >= (unsigned)k / 2); /* lets workers fall asleep in between */
@@ -240,7 +242,8 @@ static void an_idle_scheduler_does_not_tick(void **state)
     unsigned long before = 0, after = 1;
     for (int tries = 0; tries < 50 && before != after; tries++) {
         before = clock_switches();
-        struct timespec window = { .tv_nsec = 100 * 1000 * 1000 }; /* ten ticks would fall into it */
+        struct timespec window = { .tv_nsec =
+                                       100 * 1000 * 1000 }; /* ten ticks would fall into it */
         nanosleep(&window, NULL);
         after = clock_switches();
     }
