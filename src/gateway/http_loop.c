@@ -64,6 +64,7 @@ struct gw_http {
     atomic_uint refs;
     struct gw_http_config cfg;
     char *fixed_fields, *cert, *key; /* owned; in cfg */
+    SSL_CTX *no_client;              /* NULL without TLS */
     int listener, stop_event;
     unsigned port;
     pthread_t acceptor;
@@ -389,6 +390,9 @@ static enum ast_rc loop_init(struct gw_http *http, struct gw_loop *loop, struct 
         info.ssl_private_key_filepath = cfg->tls_key_path;
         info.ssl_options_set = SSL_OP_NO_TLSv1 | SSL_OP_NO_TLSv1_1;
         info.alpn = "http/1.1";
+        /* Left to itself it loads the machine's certificate store for clients that we never are,
+         * and 4.1 never frees it. */
+        info.provided_client_ssl_ctx = http->no_client;
     }
     loop->context = lws_create_context(&info);
     if (!loop->context) { /* the event library is a plugin of its own, which a machine may lack */
@@ -511,6 +515,7 @@ static void http_unref(struct gw_http *http)
     free(http->fixed_fields);
     free(http->cert);
     free(http->key);
+    SSL_CTX_free(http->no_client);
     free(http);
 }
 
@@ -574,6 +579,10 @@ static char *dup_or_null(const char *s)
 static enum ast_rc start(struct gw_http *http, struct ast_err *err)
 {
     enum ast_rc rc = http->cert ? gw_tls_check(http->cert, http->key, err) : AST_OK;
+    if (!rc && http->cert) {
+        http->no_client = SSL_CTX_new(TLS_client_method());
+        rc = http->no_client ? AST_OK : ast_fail(err, AST_E_NO_MEMORY, "TLS");
+    }
     if (!rc)
         rc = listen_on(http, err);
     lws_set_log_level(LLL_ERR | LLL_WARN, on_lws_log);

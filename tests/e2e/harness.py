@@ -216,10 +216,29 @@ class Daemon:
                               stderr=subprocess.PIPE, timeout=timeout)
 
     def spawn(self):
+        # A file, not a pipe: nobody reads while the daemon runs, and a full pipe would stop it.
+        self.output = tempfile.TemporaryFile()
         self.proc = subprocess.Popen([program("astrid-daemon"), "--workspace", self.home, *self.args], env=self.env,
-                                     stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                                     stdin=subprocess.DEVNULL, stdout=self.output, stderr=self.output,
                                      start_new_session=True)
         return self
+
+    def said(self):
+        """What the daemon wrote to stdout and stderr so far."""
+        return os.pread(self.output.fileno(), 1 << 20, 0).decode(errors="replace")
+
+    def _ended(self):
+        said = self.said()
+        self.output.close()
+        self.proc = None
+        if "Sanitizer" in said or "runtime error:" in said:
+            raise Failed("the daemon's sanitizer reports: %s" % said)
+        return said
+
+    def refuses_to_boot(self, seconds=30):
+        """Starts a daemon that must not come up; its exit code and output."""
+        code = self.spawn().proc.wait(seconds)
+        return code, self._ended()
 
     def start(self, seconds=60):
         ready = self.path("run", "system.ready")
@@ -229,7 +248,7 @@ class Daemon:
 
         def is_up():
             if self.proc.poll() is not None:
-                raise Failed("the daemon exited with %d: %s" % (self.proc.returncode, self.proc.stderr.read().decode()))
+                raise Failed("the daemon exited with %d: %s" % (self.proc.returncode, self.said()))
             return os.path.exists(ready)
 
         wait_for(is_up, seconds, "readiness")
@@ -246,18 +265,14 @@ class Daemon:
             self.proc.kill()
             self.proc.wait()
             raise Failed("the daemon did not stop within %d s" % seconds)
-        self.proc.stdout.close()
-        self.proc.stderr.close()
-        self.proc = None
+        self._ended()
         return code
 
     def kill(self):
         if self.proc is not None:
             self.proc.kill()
             self.proc.wait()
-            self.proc.stdout.close()
-            self.proc.stderr.close()
-            self.proc = None
+            self._ended()
 
     def client(self, handshake=True):
         return Client(self.home, handshake)
@@ -308,6 +323,8 @@ class Daemon:
         return parse_sse(data.decode())
 
     def clean(self):
+        if self.proc is not None and self.proc.poll() is None:
+            equal(self.stop(), 0, "the daemon's exit code")
         self.kill()
         if self.owns_home:
             shutil.rmtree(self.home, ignore_errors=True)
@@ -371,7 +388,12 @@ def run_case(cls, names, number):
             print("not ok %d - %s" % (number, name))
             print("".join("# " + l + "\n" for l in traceback.format_exc().splitlines()), end="")
         sys.stdout.flush()
-    case.tear_down(failed > 0)
+    try:
+        case.tear_down(failed > 0)
+    except Exception:
+        failed += 1
+        print("not ok %d - tear_down" % number)
+        print("".join("# " + l + "\n" for l in traceback.format_exc().splitlines()), end="")
     return failed, number
 
 

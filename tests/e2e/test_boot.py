@@ -16,15 +16,6 @@ def mode(path):
     return stat.S_IMODE(os.lstat(path).st_mode)
 
 
-def failed_start(daemon, seconds=20):
-    """Exit status and stderr of a daemon that must not come up."""
-    daemon.spawn()
-    out, err = daemon.proc.communicate(timeout=seconds)
-    code = daemon.proc.returncode
-    daemon.proc = None
-    return code, err.decode()
-
-
 class Home(Case):
     daemon = {}
 
@@ -47,7 +38,7 @@ class Home(Case):
     def c01_05_second_daemon_exits_naming_the_lock(self):
         second = Daemon(home=self.d.home)
         began = time.monotonic()
-        code, err = failed_start(second)
+        code, err = second.refuses_to_boot()
         equal(code, 1)
         check("Another kernel instance is already running (singleton lock held)" in err, err)
         check(time.monotonic() - began < 2, "took too long")
@@ -102,7 +93,7 @@ class Stop(Case):
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.bind(path)
         listener.listen()
-        code, err = failed_start(self.d)
+        code, err = self.d.refuses_to_boot()
         equal(code, 1)
         check("Another kernel instance is already running on this socket" in err, err)
         listener.close()
@@ -111,7 +102,7 @@ class Stop(Case):
     def c01_12_failed_boot_leaves_no_runtime_files(self):
         with open(self.d.path("etc/groups.toml"), "w") as f:
             f.write("[groups.ops\n")
-        code, err = failed_start(self.d)
+        code, err = self.d.refuses_to_boot()
         equal(code, 1)
         check("Failed to load groups config" in err, err)
         for name in ["run/system.sock", "run/system.token", "run/system.ready"]:

@@ -91,9 +91,8 @@ class Starting(Case):
             os.makedirs(os.path.dirname(d.path(name)), mode=0o700, exist_ok=True)
             with open(d.path(name), "wb") as f:
                 f.write(content)
-            d.spawn()
-            code = d.proc.wait(30)
-            said = d.proc.stderr.read().decode() + d.log()
+            code, said = d.refuses_to_boot()
+            said += d.log()
             check(code != 0, "the daemon runs with a bad %s" % name)
             check(word in said, said)
             check(not os.path.exists(d.path("run", "system.ready")))
