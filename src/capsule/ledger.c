@@ -1,8 +1,8 @@
 /* The fuel ledger, the CPU-rate limiter and the memory ledger.
  *
  * A principal has one account; it is made by its first charge, so a principal that was only
- * asked about costs nothing. Accounts are cut into shards by hash; the lowest total of a full
- * shard gives way. A window belongs to the account: fixed, one second, rolled by whoever looks
+ * asked about costs nothing. Accounts are cut into shards by hash; the lowest totals of a full
+ * shard give way. A window belongs to the account: fixed, one second, rolled by whoever looks
  * at it first.
  */
 #include "capsule/ledger_priv.h"
@@ -17,6 +17,7 @@
 
 #define SHARDS             16u
 #define ACCOUNTS_PER_SHARD (CAPSULE_LEDGER_MAX_PRINCIPALS / SHARDS)
+#define EVICTED_AT_ONCE    (ACCOUNTS_PER_SHARD / 16)
 #define WINDOW_NS          AST_NS_PER_SEC
 
 struct account {
@@ -125,33 +126,48 @@ bool capsule_ledger_admit(struct capsule_ledger *l, struct ast_str principal, ui
     return true;
 }
 
-/* Room for one more account in a full shard: the lowest total among those nothing depends on
- * now, else the lowest. */
-static void evict_lowest(struct shard *s, int64_t now_ns) AST_REQUIRES(s->lock)
-{
-    struct ast_str key, lowest = AST_STR_NONE;
-    bool lowest_idle = false;
-    uint64_t least = 0;
-    void *value;
+struct candidate {
+    bool is_busy; /* a call runs or a window is open */
+    uint64_t total;
+    struct ast_str principal; /* borrowed from the map */
+};
 
+static int by_worth(const void *left, const void *right)
+{
+    const struct candidate *a = left, *b = right;
+    if (a->is_busy != b->is_busy)
+        return a->is_busy - b->is_busy;
+    return (a->total > b->total) - (a->total < b->total);
+}
+
+/* Room in a full shard: the lowest totals give way, those nothing depends on now first. Many at
+ * once, so that a flood of new principals pays the pass over the shard once per batch. */
+static bool evict_lowest(struct shard *s, int64_t now_ns) AST_REQUIRES(s->lock)
+{
+    struct candidate *all = calloc(s->accounts.n, sizeof *all);
+    struct ast_str key;
+    void *value;
+    size_t n = 0;
+
+    if (!all)
+        return false;
     for (size_t pos = 0; ast_map_next(&s->accounts, &pos, &key, &value);) {
         const struct account *a = value;
-        bool idle = !a->reserved && now_ns - a->window_start >= WINDOW_NS;
-        if (!lowest.p || (idle && !lowest_idle) || (idle == lowest_idle && a->total < least)) {
-            lowest = key;
-            lowest_idle = idle;
-            least = a->total;
-        }
+        bool is_busy = a->reserved || now_ns - a->window_start < WINDOW_NS;
+        all[n++] = (struct candidate){ is_busy, a->total, key };
     }
-    if (lowest.p)
-        free(ast_map_remove(&s->accounts, lowest));
+    qsort(all, n, sizeof *all, by_worth);
+    for (size_t i = 0; i < AST_MIN(n, EVICTED_AT_ONCE); i++)
+        free(ast_map_remove(&s->accounts, all[i].principal));
+    free(all);
+    return true;
 }
 
 static struct account *account_make(struct shard *s, struct ast_str principal, int64_t now_ns)
     AST_REQUIRES(s->lock)
 {
-    if (s->accounts.n >= ACCOUNTS_PER_SHARD)
-        evict_lowest(s, now_ns);
+    if (s->accounts.n >= ACCOUNTS_PER_SHARD && !evict_lowest(s, now_ns))
+        return NULL;
     struct account *a = calloc(1, sizeof *a);
     if (!a || !ast_map_set(&s->accounts, principal, a, NULL)) {
         free(a);
