@@ -63,6 +63,14 @@ def program(name):
     return os.path.join(BUILD, name)
 
 
+def tutorial():
+    """The first two code blocks of the tutorial: hello.c and its manifest."""
+    path = os.path.join(ROOT, "docs", "writing-a-capsule.md")
+    with open(path) as f:
+        text = f.read()
+    return re.findall(r"```c\n(.*?)```", text, re.S)[0], re.findall(r"```toml\n(.*?)```", text, re.S)[0]
+
+
 def capsule(name):
     return os.path.join(BUILD, "capsules", name)
 

@@ -1,22 +1,13 @@
 #!/usr/bin/env python3
 """Building capsules: the tutorial's own example, and what goes wrong (spec 07 §15)."""
 import os
-import re
 import subprocess
 import tempfile
 
 import harness
-from harness import Case, Daemon, Skipped, check, equal, program
+from harness import Case, Daemon, Skipped, check, equal, program, tutorial
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
-
-def tutorial():
-    """The first two code blocks of the tutorial: hello.c and its manifest."""
-    path = os.path.join(harness.ROOT, "docs", "writing-a-capsule.md")
-    with open(path) as f:
-        text = f.read()
-    return re.findall(r"```c\n(.*?)```", text, re.S)[0], re.findall(r"```toml\n(.*?)```", text, re.S)[0]
 
 
 class Build(Case):
