@@ -17,6 +17,11 @@
 
 #include "base/banned.h"
 
+/* error.h may wrap them for the analyzer; here they are made. */
+#undef ast_fail
+#undef ast_fail_errno
+#undef ast_wrap
+
 static const struct {
     const char *name, *text;
 } codes[] = { [AST_OK] = { "OK", "success" },

@@ -71,6 +71,13 @@ enum ast_rc ast_fail_errno(struct ast_err *err, enum ast_rc rc, int errnum, cons
 /* Puts "<formatted>: " in front of the message already in `err`; returns `rc`. */
 enum ast_rc ast_wrap(struct ast_err *err, enum ast_rc rc, const char *fmt, ...) AST_PRINTF(3, 4);
 
+#ifdef __clang_analyzer__ /* which does not see that they return `rc` */
+#define ast_fail(err, rc, ...) ((void)ast_fail((err), (rc), __VA_ARGS__), (rc))
+#define ast_fail_errno(err, rc, errnum, ...)                                                       \
+    ((void)ast_fail_errno((err), (rc), (errnum), __VA_ARGS__), (rc))
+#define ast_wrap(err, rc, ...) ((void)ast_wrap((err), (rc), __VA_ARGS__), (rc))
+#endif
+
 const char *ast_rc_name(enum ast_rc rc); /* "NOT_FOUND"; static */
 const char *ast_rc_text(enum ast_rc rc); /* "not found"; static */
 

@@ -4,6 +4,7 @@
  */
 #pragma once
 
+#include <stdlib.h>
 #include <sys/types.h>
 
 #include "base/buf.h"
@@ -38,6 +39,5 @@ char *ast_fs_joinf(const char *dir, const char *fmt, ...) AST_PRINTF(2, 3);
 void ast_fs_close_auto(int *fd);            /* for AST_AUTO(ast_fs_close) int fd = -1; */
 static inline void ast_cfree_auto(void *pp) /* AST_AUTO(ast_cfree) char *p = NULL; */
 {
-    extern void free(void *);
     free(*(void **)pp);
 }
