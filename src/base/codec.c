@@ -35,8 +35,10 @@ bool ast_hex_decode(struct ast_str hex, uint8_t *out, size_t n)
         if (hex_value(hex.p[i]) < 0)
             return false;
     }
-    for (size_t i = 0; i < n; i++)
-        out[i] = (uint8_t)(hex_value(hex.p[2 * i]) << 4 | hex_value(hex.p[2 * i + 1]));
+    for (size_t i = 0; i < n; i++) {
+        unsigned high = (unsigned)hex_value(hex.p[2 * i]);
+        out[i] = (uint8_t)(high << 4 | (unsigned)hex_value(hex.p[2 * i + 1]));
+    }
     return true;
 }
 

@@ -34,29 +34,29 @@ AST_MUST_CHECK
 enum ast_rc ast_capsules_new(const struct ast_capsules_config *cfg, struct ast_capsules **ret,
                              struct ast_err *err);
 /* Unloads everything (bounded wait), then frees. */
-void ast_capsules_free(struct ast_capsules *c);
+void ast_capsules_free(struct ast_capsules *r);
 
 /* One load pass; publishes astrid.v1.capsules_loaded at its end. Capsules whose installed bytes
  * or manifest differ from the loaded ones are replaced: calls in flight end on the old instance,
  * waiting events go to the new one. Failures of single capsules are logged and reported through
  * capsule_failed events, never fatal. Blocks; loader thread. */
 AST_MUST_CHECK
-enum ast_rc ast_capsules_load_all(struct ast_capsules *c, struct ast_err *err);
+enum ast_rc ast_capsules_load_all(struct ast_capsules *r, struct ast_err *err);
 /* One capsule directory (tests, health restarts). */
 AST_MUST_CHECK
-enum ast_rc ast_capsules_load(struct ast_capsules *c, const char *dir, struct ast_err *err);
+enum ast_rc ast_capsules_load(struct ast_capsules *r, const char *dir, struct ast_err *err);
 AST_MUST_CHECK
-enum ast_rc ast_capsules_unload(struct ast_capsules *c, struct ast_str id, struct ast_err *err);
+enum ast_rc ast_capsules_unload(struct ast_capsules *r, struct ast_str id, struct ast_err *err);
 
 /* Waits until no handler call is waiting or running, at most `wait_ms` (shutdown: handlers of
  * kernel_shutdown get to run). New events are still accepted. */
-void ast_capsules_drain(struct ast_capsules *c, unsigned wait_ms);
+void ast_capsules_drain(struct ast_capsules *r, unsigned wait_ms);
 
 /* The health probe of spec 04 §15.2; the kernel calls it every 10 s on the loader thread.
  * `now_ns` drives back-off. */
-void ast_capsules_probe(struct ast_capsules *c, int64_t now_ns);
+void ast_capsules_probe(struct ast_capsules *r, int64_t now_ns);
 /* Trims idle instances and idle ledgers; about every 10 s, any thread. */
-void ast_capsules_trim(struct ast_capsules *c, int64_t now_ns);
+void ast_capsules_trim(struct ast_capsules *r, int64_t now_ns);
 
 struct ast_capsule_row {
     struct ast_str id, version; /* borrowed during the visit */
@@ -67,20 +67,20 @@ struct ast_capsule_row {
     uint64_t calls, traps, restarts, dropped;
 };
 /* Visits the registered capsules in ascending id order. */
-void ast_capsules_each(struct ast_capsules *c,
+void ast_capsules_each(struct ast_capsules *r,
                        bool (*each)(void *arg, const struct ast_capsule_row *row), void *arg);
 /* Whether a running capsule takes messages on that topic: by a handler, or a run loop by its
  * subscriptions. Built-in services ask before they answer in a capsule's place (spec README §5
  * gaps 70, 74). */
-bool ast_capsules_serve(struct ast_capsules *c, struct ast_str topic);
+bool ast_capsules_serve(struct ast_capsules *r, struct ast_str topic);
 bool ast_capsules_have_uplink_tables(
-    struct ast_capsules *c); /* any [[uplink]]: blocks idle shutdown */
+    struct ast_capsules *r); /* any [[uplink]]: blocks idle shutdown */
 
 /* Totals of one principal since start (spec 05 §23.2, §24). Unknown: 0. */
-uint64_t ast_capsules_fuel_total(struct ast_capsules *c, struct ast_str principal);
-uint64_t ast_capsules_memory_peak(struct ast_capsules *c, struct ast_str principal);
+uint64_t ast_capsules_fuel_total(struct ast_capsules *r, struct ast_str principal);
+uint64_t ast_capsules_memory_peak(struct ast_capsules *r, struct ast_str principal);
 /* A deleted principal's totals go with it. */
-void ast_capsules_forget_principal(struct ast_capsules *c, struct ast_str principal);
+void ast_capsules_forget_principal(struct ast_capsules *r, struct ast_str principal);
 
 /* Runs an install or upgrade hook (spec 05 §21): fits ast_install_options.run_hook with the
  * registry as its arg. */

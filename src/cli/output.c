@@ -9,8 +9,9 @@
 static bool wants_colour(FILE *to)
 {
     const char *force = getenv("CLICOLOR_FORCE"), *plain = getenv("CLICOLOR");
+    const char *never = getenv("NO_COLOR");
 
-    if (getenv("NO_COLOR") && *getenv("NO_COLOR"))
+    if (never && *never)
         return false;
     if (force && *force && *force != '0')
         return true;
@@ -19,6 +20,8 @@ static bool wants_colour(FILE *to)
     return isatty(fileno(to));
 }
 
+static void line(FILE *to, const char *colour, const char *mark, const char *fmt, va_list ap)
+    AST_PRINTF(4, 0);
 static void line(FILE *to, const char *colour, const char *mark, const char *fmt, va_list ap)
 {
     bool colours = wants_colour(to);

@@ -111,9 +111,10 @@ static void on_alarm(int signum)
 {
     static const char line[] = "{\"continue\":true}\n",
                       why[] = "astrid-emit: the daemon did not take the event within 15 s\n";
-    ssize_t ignored = write(STDOUT_FILENO, line, sizeof line - 1);
+    ssize_t ignored;
 
     (void)signum;
+    ignored = write(STDOUT_FILENO, line, sizeof line - 1);
     ignored = write(STDERR_FILENO, why, sizeof why - 1);
     (void)ignored; /* nobody to tell */
     _exit(EXIT_FAILURE);
