@@ -62,6 +62,15 @@ bool kernel_limits_admit(struct kernel_limits *l, struct ast_str method, struct 
 
 /* ---- timers ---- */
 
+/* Idle shutdown: whether, after how long, and when to look. `text`: ASTRID_IDLE_TIMEOUT_SECS or NULL; what is no
+ * unsigned number counts as unset. */
+struct kernel_idle_plan {
+    bool enabled;
+    int64_t timeout_ns;
+    uint64_t first_ms, period_ms;
+};
+struct kernel_idle_plan kernel_idle_plan(bool ephemeral, const char *text);
+
 struct kernel_monitors;
 enum ast_rc kernel_monitors_start(struct ast_kernel *k, struct kernel_monitors **ret,
                                   struct ast_err *err);

@@ -11,17 +11,12 @@
 
 #include "base/banned.h"
 
-#define WATCHDOG_MS              5000u
-#define HEALTH_MS                10000u
-#define BUS_MONITOR_MS           5000u
-#define STORM_EVENTS_PER_SEC     100.0
-#define STORM_TOPICS             5u
-#define BUS_MONITOR_MAX_KEYS     10000u
-#define IDLE_FIRST_MS            5000u
-#define IDLE_PERSISTENT_EXTRA_MS 25000u
-#define IDLE_EPHEMERAL_CHECK_MS  1000u
-#define IDLE_PERSISTENT_CHECK_MS 15000u
-#define IDLE_DEFAULT_SECS        30u
+#define WATCHDOG_MS          5000u
+#define HEALTH_MS            10000u
+#define BUS_MONITOR_MS       5000u
+#define STORM_EVENTS_PER_SEC 100.0
+#define STORM_TOPICS         5u
+#define BUS_MONITOR_MAX_KEYS 10000u
 
 /* Counts of one window. Owner: any publishing thread, under `lock`. */
 struct bus_counts {
@@ -38,8 +33,8 @@ struct kernel_monitors {
     struct ast_tap *tap;
     struct bus_counts counts;
     bool probing; /* a probe is queued or running on the loader */
-    bool idle_enabled;
-    int64_t idle_timeout_ns, idle_since_ns;
+    struct kernel_idle_plan idle_plan;
+    int64_t idle_since_ns;
 };
 
 static void tick(const char *loop)
@@ -116,22 +111,11 @@ static void on_idle(void *arg)
         m->idle_since_ns = now;
         return;
     }
-    if (now - m->idle_since_ns < m->idle_timeout_ns)
+    if (now - m->idle_since_ns < m->idle_plan.timeout_ns)
         return;
     ast_log_info(KERNEL_TARGET, "Idle timeout reached, initiating shutdown");
     ast_timer_stop(m->idle);
     kernel_ask_stop(m->k, "idle_timeout");
-}
-
-static void idle_configure(struct kernel_monitors *m)
-{
-    const char *text = getenv("ASTRID_IDLE_TIMEOUT_SECS");
-    uint64_t secs = 0;
-    bool given =
-        text && ast_str_to_u64(ast_str_c(text), &secs) && secs <= INT64_MAX / AST_NS_PER_SEC;
-
-    m->idle_enabled = m->k->ephemeral || given;
-    m->idle_timeout_ns = (int64_t)(given ? secs : IDLE_DEFAULT_SECS) * AST_NS_PER_SEC;
 }
 
 /* ---- bus monitor (spec 04 §15.3) ---- */
@@ -234,7 +218,7 @@ enum ast_rc kernel_monitors_start(struct ast_kernel *k, struct kernel_monitors *
     m->k = k;
     ast_lock_init(&m->counts.lock, AST_LOCK_ledger);
     m->counts.began_ns = m->idle_since_ns = ast_mono_ns();
-    idle_configure(m);
+    m->idle_plan = kernel_idle_plan(k->ephemeral, getenv("ASTRID_IDLE_TIMEOUT_SECS"));
 
     m->watchdog = ast_timer_new(k->loop, on_watchdog, m);
     m->health = ast_timer_new(k->loop, on_health, m);
@@ -252,10 +236,8 @@ enum ast_rc kernel_monitors_start(struct ast_kernel *k, struct kernel_monitors *
     ast_timer_start(m->watchdog, WATCHDOG_MS, WATCHDOG_MS);
     ast_timer_start(m->health, HEALTH_MS, HEALTH_MS);
     ast_timer_start(m->bus, BUS_MONITOR_MS, BUS_MONITOR_MS);
-    if (m->idle_enabled)
-        ast_timer_start(m->idle,
-                        k->ephemeral ? IDLE_FIRST_MS : IDLE_FIRST_MS + IDLE_PERSISTENT_EXTRA_MS,
-                        k->ephemeral ? IDLE_EPHEMERAL_CHECK_MS : IDLE_PERSISTENT_CHECK_MS);
+    if (m->idle_plan.enabled)
+        ast_timer_start(m->idle, m->idle_plan.first_ms, m->idle_plan.period_ms);
     *ret = m;
     return AST_OK;
 }

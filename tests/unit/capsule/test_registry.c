@@ -262,16 +262,24 @@ static void c05_57_c04_47_a_loop_that_returns_is_reported_and_restarted_with_a_n
     rig_close(&r);
 }
 
-static void c04_49_a_crash_loop_is_given_up_after_five_attempts(void **state)
+static void c04_49_c01_49_a_crash_loop_is_given_up_after_five_attempts(void **state)
 {
     struct rig r;
-    int64_t now = 0;
+    int64_t now = 0, at[8] = { 0 };
+    unsigned n = 0;
     rig_open(&r, NULL);
     rig_install(&r, "dies", "", RIG_LOOP("(unreachable)"));
     rig_load(&r, "dies");
     for (int i = 0; i < 100; i++) {
         rig_until(rig_row(&r, "dies").failed);
         ast_capsules_probe(r.capsules, now += 10 * SEC);
+        if (rig_row(&r, "dies").restarts > n && n < AST_ARRAY_LEN(at))
+            at[n++] = now;
+    }
+    for (unsigned i = 1; i < n;
+         i++) { /* 4, 8, 16, 32 s behind the first 2, at the probe after them */
+        int64_t wait = (INT64_C(2) << i) * SEC;
+        assert_true(at[i] - at[i - 1] >= wait && at[i] - at[i - 1] <= wait + 20 * SEC);
     }
     assert_int_equal(rig_row(&r, "dies").restarts, 5);
     assert_true(rig_row(&r, "dies").failed);
@@ -717,7 +725,7 @@ int main(void)
         cmocka_unit_test(c05_58_a_silent_loop_delays_its_group_by_half_a_second),
         cmocka_unit_test(
             c05_57_c04_47_a_loop_that_returns_is_reported_and_restarted_with_a_new_uuid),
-        cmocka_unit_test(c04_49_a_crash_loop_is_given_up_after_five_attempts),
+        cmocka_unit_test(c04_49_c01_49_a_crash_loop_is_given_up_after_five_attempts),
         cmocka_unit_test(a_restart_that_cannot_load_is_tried_again_from_its_directory),
         cmocka_unit_test(
             c05_56_c04_55_a_bounded_loop_that_never_waits_is_ended_after_three_windows),

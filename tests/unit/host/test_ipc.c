@@ -137,7 +137,7 @@ static void refused_publishes_are_charged_too(void **state)
         "err:invalid-input\nerr:rate-limited\nok");
 }
 
-static void c05_26_c04_10_publish_as_needs_uplink_and_a_valid_principal(void **state)
+static void c05_26_c04_10_c01_60_publish_as_needs_uplink_and_a_valid_principal(void **state)
 {
     struct rig *r = *state;
     assert_string_equal(rig_run(r, "pubas bob out.a 1\npubas b@d out.a 1"),
@@ -245,7 +245,7 @@ RIG_MAIN(RIG_TEST(c05_21_c04_03_malformed_topics_are_invalid),
          RIG_TEST(c04_06_payload_over_five_mib_is_rate_limited),
          RIG_TEST(c05_25_c04_08_c04_09_budget_is_per_principal),
          RIG_TEST(refused_publishes_are_charged_too),
-         RIG_TEST(c05_26_c04_10_publish_as_needs_uplink_and_a_valid_principal),
+         RIG_TEST(c05_26_c04_10_c01_60_publish_as_needs_uplink_and_a_valid_principal),
          RIG_TEST(publish_as_charges_the_named_principal),
          RIG_TEST(c04_40_handlers_publish_as_the_dispatched_principal),
          RIG_TEST(c04_42_replies_to_system_messages_are_the_owners),
