@@ -43,7 +43,13 @@ static void rank_pop(const struct ast_lock *l)
 
 void ast_lock_init(struct ast_lock *l, enum ast_lock_rank rank)
 {
-    AST_ASSERT(pthread_mutex_init(&l->m, NULL) == 0); /* never fails for a plain mutex */
+    /* Nobody holds a lock for long: a few turns of waiting are cheaper than sleep and wake. None of
+     * these calls can fail here. */
+    pthread_mutexattr_t attr;
+    AST_ASSERT(pthread_mutexattr_init(&attr) == 0);
+    AST_ASSERT(pthread_mutexattr_settype(&attr, PTHREAD_MUTEX_ADAPTIVE_NP) == 0);
+    AST_ASSERT(pthread_mutex_init(&l->m, &attr) == 0);
+    AST_ASSERT(pthread_mutexattr_destroy(&attr) == 0);
     l->rank = rank;
     atomic_init(&l->holder, (pthread_t)0);
 }

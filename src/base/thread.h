@@ -28,6 +28,7 @@
     X(60, store, "pending store operations")                                                       \
     X(70, loop, "posted callbacks of a loop")                                                      \
     X(80, metrics, "metric families")                                                              \
+    X(85, blocks, "free memory of messages")                                                       \
     X(90, log, "log sink")
 
 enum ast_lock_rank {

@@ -223,7 +223,9 @@ static void tap_call(struct ast_tap *tap, struct ast_msg *msg)
     bus_sink_leave(&tap->sink);
 }
 
-/* Routes first: whoever is woken by a tap and publishes in reply comes later in every route. */
+/* Takes the reference. Routes first: whoever is woken by a tap and publishes in reply comes later in
+ * every route. A sole route gets our reference: its consumer may be at work on the message already,
+ * and this thread has no reason to touch it again. */
 static void deliver(struct ast_bus *bus, struct ast_msg *msg)
 {
     struct bus_hits hits;
@@ -233,6 +235,7 @@ static void deliver(struct ast_bus *bus, struct ast_msg *msg)
     bus_index_collect(&bus->index, msg, &hits);
     mutex_unlock(shard);
 
+    bool is_sole = hits.n == 1 && !hits.v[0]->is_tap;
     size_t taps = 0;
     for (size_t i = 0; i < hits.n; i++) {
         struct bus_sink *sink = hits.v[i];
@@ -240,13 +243,15 @@ static void deliver(struct ast_bus *bus, struct ast_msg *msg)
             hits.v[taps++] = sink;
             continue;
         }
-        bus_route_deliver(sink, msg);
+        bus_route_deliver(sink, is_sole ? msg : ast_msg_ref(msg));
         bus_sink_unref(sink);
     }
     for (size_t i = 0; i < taps; i++) {
         tap_call((struct ast_tap *)hits.v[i], msg);
         bus_sink_unref(hits.v[i]);
     }
+    if (!is_sole)
+        ast_msg_unref(msg);
     if (hits.v != hits.few)
         free(hits.v);
     if (hits.lost)
@@ -279,11 +284,10 @@ uint64_t ast_bus_publish(struct ast_bus *bus, struct ast_msg *msg)
     d.last = &msg->bus_next;
     under_way = &d;
     while ((msg = d.waiting)) {
-        deliver(bus, msg);
-        d.waiting = msg->bus_next; /* read late: what was published meanwhile hangs here */
+        d.waiting = msg->bus_next;
         if (!d.waiting)
-            d.last = &d.waiting;
-        ast_msg_unref(msg);
+            d.last = &d.waiting; /* what is published meanwhile hangs here */
+        deliver(bus, msg);
     }
     under_way = d.outer;
     return seq;

@@ -102,4 +102,5 @@ enum ast_event_kind bus_event_kind(const struct ast_msg *m);
 
 /* --- route.c --- */
 
+/* Takes the reference to the message, not the one to the sink. */
 void bus_route_deliver(struct bus_sink *sink, struct ast_msg *msg);

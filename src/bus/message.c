@@ -9,6 +9,7 @@
 #include <stdlib.h>
 
 #include "base/time.h"
+#include "bus/blocks_priv.h"
 #include "bus/payload_priv.h"
 
 #include "base/banned.h"
@@ -66,7 +67,8 @@ static enum ast_rc msg_new(const struct ast_msg_spec *spec, enum ast_payload_kin
     if (body.n > AST_MSG_MAX_BODY)
         return ast_fail(err, AST_E_TOO_LARGE, "message of %zu bytes", body.n);
     size_t texts = body.n + spec->topic.n + spec->principal.n + spec->publisher.n + session.n;
-    struct ast_msg *m = malloc(sizeof *m + texts);
+    uint8_t block;
+    struct ast_msg *m = bus_block_new(sizeof *m + texts, &block);
     if (!m)
         return ast_fail(err, AST_E_NO_MEMORY, "message of %zu bytes", texts);
 
@@ -75,6 +77,7 @@ static enum ast_rc msg_new(const struct ast_msg_spec *spec, enum ast_payload_kin
         .is_ipc = true,
         .claimed = spec->claimed,
         .depth = spec->depth,
+        .block = block,
         .kind = kind,
         .wall_ns = ast_wall_ns(),
         .source_id = spec->source_id,
@@ -159,5 +162,5 @@ void ast_msg_unref(struct ast_msg *m)
 {
     /* Release: our reads end before the last one frees; acquire: the last one sees them ended. */
     if (m && atomic_fetch_sub_explicit(&m->refs, 1, memory_order_acq_rel) == 1)
-        free(m);
+        bus_block_free(m, m->block);
 }

@@ -20,6 +20,7 @@ struct ast_msg {
     bool is_ipc;
     bool claimed;               /* published through publish-as; both identities are known */
     uint8_t depth;              /* hops from the first cause; counted and logged only */
+    uint8_t block;              /* where its memory came from */
     enum ast_payload_kind kind; /* IPC only */
     uint64_t seq;               /* written by the bus at publish */
     int64_t wall_ns;            /* creation time at the publisher */

@@ -17,6 +17,7 @@
 struct slot {
     struct ast_msg *msg; /* shared: one reference is ours */
     uint64_t ticket;
+    size_t cost; /* here too: the message itself is in the publisher's cache, not in ours */
 };
 
 struct bus_queue {
@@ -146,7 +147,7 @@ static void age_update(struct bus_queues *qs, struct bus_queue *q)
 static struct ast_msg *queue_pop(struct bus_queues *qs, struct bus_queue *q)
 {
     struct ast_msg *m = queue_head(q)->msg;
-    size_t cost = ast_msg_cost(m);
+    size_t cost = queue_head(q)->cost;
     q->head = (q->head + 1) & (q->cap - 1);
     q->n--;
     q->bytes -= cost;
@@ -182,10 +183,11 @@ static void drop_head(struct bus_queues *qs, struct bus_queue *q, enum bus_drop 
         queue_retire(qs, q);
 }
 
-static bool refuse(struct bus_queues *qs, enum bus_drop why, const struct ast_msg *msg)
+static bool refuse(struct bus_queues *qs, enum bus_drop why, struct ast_msg *msg)
 {
     if (qs->on_drop)
         qs->on_drop(qs->arg, why, msg);
+    ast_msg_unref(msg);
     return false;
 }
 
@@ -221,7 +223,7 @@ bool bus_queues_push(struct bus_queues *qs, struct ast_msg *msg)
         idle_trim(qs);
         return refuse(qs, BUS_DROP_MEMORY, msg);
     }
-    q->ring[(q->head + q->n) & (q->cap - 1)] = (struct slot){ ast_msg_ref(msg), ++qs->ticket };
+    q->ring[(q->head + q->n) & (q->cap - 1)] = (struct slot){ msg, ++qs->ticket, cost };
     q->n++;
     q->bytes += cost;
     qs->bytes += cost;
@@ -258,7 +260,7 @@ static size_t drr_visit(struct bus_queues *qs, struct bus_queue *q, size_t *budg
 {
     size_t n = 0;
     while (q->n > 0 && n < max) {
-        size_t cost = ast_msg_cost(queue_head(q)->msg);
+        size_t cost = queue_head(q)->cost;
         if (cost > q->deficit || cost > *budget)
             break;
         q->deficit -= cost;
@@ -300,10 +302,10 @@ size_t bus_queues_take_envelope(struct bus_queues *qs, size_t budget_bytes, stru
     struct bus_queue *q = QUEUE_OF_TURN(qs->rotation.next);
     size_t n = 0, used = 0;
     do {
-        used += ast_msg_cost(queue_head(q)->msg);
+        used += queue_head(q)->cost;
         out[n++] = queue_pop(qs, q);
     } while (q->n > 0 && n < max && used <= budget_bytes &&
-             ast_msg_cost(queue_head(q)->msg) <= budget_bytes - used);
+             queue_head(q)->cost <= budget_bytes - used);
     turn_end(qs, q);
     return n;
 }

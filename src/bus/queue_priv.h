@@ -50,7 +50,7 @@ struct bus_queues {
 void bus_queues_init(struct bus_queues *qs);
 void bus_queues_done(struct bus_queues *qs); /* discards what is queued */
 
-/* Queues `msg` with a reference of its own (spec 04 §7.4); false: refused, reported by on_drop. */
+/* Queues `msg` and takes the caller's reference (spec 04 §7.4); false: refused, reported by on_drop. */
 bool bus_queues_push(struct bus_queues *qs, struct ast_msg *msg);
 
 /* As the functions of route.h; the references go to the caller. */

@@ -226,6 +226,7 @@ static void count_queued(struct ast_route *r) AST_REQUIRES(r->lock)
 
 /* --- Filling --------------------------------------------------------------------------------- */
 
+/* Takes the reference. False: closed. */
 static bool enqueue(struct ast_route *r, struct ast_msg *msg)
 {
     struct drop_line lines[BUS_DROP_REASONS];
@@ -241,6 +242,8 @@ static bool enqueue(struct ast_route *r, struct ast_msg *msg)
         count_queued(r);
     }
     ast_unlock(&r->lock);
+    if (!is_open)
+        ast_msg_unref(msg);
     lines_write(r, lines);
     return is_open;
 }
@@ -252,9 +255,13 @@ void bus_route_deliver(struct bus_sink *sink, struct ast_msg *msg)
         enqueue(r, msg);
         return;
     }
-    if (!bus_sink_enter(sink))
+    if (!bus_sink_enter(sink)) {
+        ast_msg_unref(msg);
         return;
-    if ((!r->filter || r->filter(r->arg, msg)) && enqueue(r, msg) && r->notify)
+    }
+    if (r->filter && !r->filter(r->arg, msg))
+        ast_msg_unref(msg);
+    else if (enqueue(r, msg) && r->notify)
         r->notify(r->arg);
     bus_sink_leave(sink);
 }

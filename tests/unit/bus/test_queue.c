@@ -36,8 +36,7 @@ static void queues_init(struct bus_queues *qs)
 
 static void push(struct bus_queues *qs, const char *topic, const char *principal, size_t cost)
 {
-    AST_AUTO(ast_msg_unref) struct ast_msg *m = msg_of_cost(topic, principal, cost);
-    bus_queues_push(qs, m);
+    bus_queues_push(qs, msg_of_cost(topic, principal, cost));
 }
 
 static struct ast_msg *out[MANY];
@@ -142,7 +141,6 @@ static void c04_21_order_within_a_principal_survives_any_budget(void **state)
         for (unsigned step = 0; step < 60 || queued > 0; step++) {
             if (step < 60) {
                 size_t w = random_next(&seed) % 3;
-                AST_AUTO(ast_msg_unref)
                 struct ast_msg *m = msg_of_cost("t", who[w], 10 + random_next(&seed) % 9000);
                 m->seq = next[w]++;
                 bus_queues_push(&qs, m);
@@ -337,7 +335,7 @@ static void a_principal_keeps_its_newest_16384(void **state)
     queues_init(&qs);
     push(&qs, "o", "other", 10);
     for (unsigned i = 0; i < AST_ROUTE_PER_PRINCIPAL + 5; i++) {
-        AST_AUTO(ast_msg_unref) struct ast_msg *m = msg_of_cost("t", "a", 20);
+        struct ast_msg *m = msg_of_cost("t", "a", 20);
         m->seq = i;
         bus_queues_push(&qs, m);
         assert_int_equal(seen.drops[BUS_DROP_CAP],
@@ -361,8 +359,7 @@ static void tiny_messages_of_many_principals_have_an_end(void **state)
     char name[32];
     for (unsigned i = 0; i < AST_ROUTE_MAX_MESSAGES + 1000; i++) {
         snprintf(name, sizeof name, "p%u", i);
-        AST_AUTO(ast_msg_unref) struct ast_msg *m = msg_with("t", name, "1");
-        bus_queues_push(&qs, m);
+        bus_queues_push(&qs, msg_with("t", name, "1"));
     }
     assert_int_equal(qs.messages, AST_ROUTE_MAX_MESSAGES);
     assert_int_equal(qs.principals, AST_ROUTE_MAX_MESSAGES);
