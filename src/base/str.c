@@ -88,6 +88,16 @@ bool ast_str_split(struct ast_str *rest, bool *more, char sep, struct ast_str *r
     return true;
 }
 
+bool ast_str_to_c(struct ast_str s, char *to, size_t size)
+{
+    if (s.n >= size || ast_str_find_byte(s, '\0') != AST_STR_NPOS)
+        return false;
+    if (s.n)
+        memcpy(to, s.p, s.n);
+    to[s.n] = 0;
+    return true;
+}
+
 bool ast_str_to_u64(struct ast_str s, uint64_t *ret)
 {
     if (s.n == 0 || s.n > 20 || (s.n > 1 && s.p[0] == '0'))

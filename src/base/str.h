@@ -77,6 +77,9 @@ bool ast_str_split(struct ast_str *rest, bool *more, char sep, struct ast_str *r
 /* Strict decimal u64: digits only, no sign, no leading zero unless "0", no overflow. */
 bool ast_str_to_u64(struct ast_str s, uint64_t *ret);
 
+/* As a C string into to[size]. False, and nothing written, when it is longer or holds a NUL. */
+bool ast_str_to_c(struct ast_str s, char *to, size_t size);
+
 /* Well-formed UTF-8 (no surrogates, no overlongs, at most U+10FFFF). ASCII runs at memory speed. */
 bool ast_str_is_utf8_any(struct ast_str s); /* the general case of the next */
 /* Short ASCII is settled in place: most strings that cross the border of a guest are. */
