@@ -16,7 +16,7 @@ void ast_hex_encode(const void *bytes, size_t n, char *out)
     out[2 * n] = 0;
 }
 
-static int hex_value(char c)
+int ast_hex_value(char c)
 {
     if (c >= '0' && c <= '9')
         return c - '0';
@@ -32,12 +32,12 @@ bool ast_hex_decode(struct ast_str hex, uint8_t *out, size_t n)
     if (n > SIZE_MAX / 2 || hex.n != 2 * n)
         return false;
     for (size_t i = 0; i < hex.n; i++) {
-        if (hex_value(hex.p[i]) < 0)
+        if (ast_hex_value(hex.p[i]) < 0)
             return false;
     }
     for (size_t i = 0; i < n; i++) {
-        unsigned high = (unsigned)hex_value(hex.p[2 * i]);
-        out[i] = (uint8_t)(high << 4 | (unsigned)hex_value(hex.p[2 * i + 1]));
+        unsigned high = (unsigned)ast_hex_value(hex.p[2 * i]);
+        out[i] = (uint8_t)(high << 4 | (unsigned)ast_hex_value(hex.p[2 * i + 1]));
     }
     return true;
 }

@@ -6,6 +6,7 @@
 
 /* Lower-case hex of n bytes into out[2n+1], NUL-terminated. */
 void ast_hex_encode(const void *bytes, size_t n, char *out);
+int ast_hex_value(char c); /* of one digit, either case; -1 for anything else */
 /* Either case; needs exactly 2n digits. */
 bool ast_hex_decode(struct ast_str hex, uint8_t *out, size_t n);
 

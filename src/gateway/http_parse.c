@@ -5,6 +5,8 @@
  */
 #include "gateway/http_parse_priv.h"
 
+#include "base/codec.h"
+
 #include "base/banned.h"
 
 static const char *const method_names[] = {
@@ -270,17 +272,6 @@ enum gw_parse gw_parse_head(struct ast_str in, size_t *scanned, struct gw_reques
 
 /* --- Chunked bodies ------------------------------------------------------------------------ */
 
-static int hex_digit(char c)
-{
-    if (c >= '0' && c <= '9')
-        return c - '0';
-    if (c >= 'a' && c <= 'f')
-        return c - 'a' + 10;
-    if (c >= 'A' && c <= 'F')
-        return c - 'A' + 10;
-    return -1;
-}
-
 static void line_done(struct gw_chunks *c)
 {
     c->line_bytes = 0;
@@ -300,7 +291,7 @@ static bool eat_size(struct gw_chunks *c, char ch)
         line_done(c);
         return true;
     }
-    int digit = hex_digit(ch);
+    int digit = ast_hex_value(ch);
     if (ch == '\r') {
         c->saw_cr = true;
     } else if (c->in_extension) {
