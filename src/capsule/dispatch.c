@@ -20,6 +20,7 @@
 
 #include "base/log.h"
 #include "base/time.h"
+#include "bus/topic.h"
 #include "capsule/registry_priv.h"
 
 #include "base/banned.h"
@@ -141,6 +142,8 @@ static void on_event(void *arg, struct ast_msg *msg)
     struct capsule_matches matches = { .n = 0 };
     struct capsule_handlers *set = NULL;
 
+    if (ast_topic_is_secret(msg->topic))
+        return;
     pthread_rwlock_rdlock(&d->swap);
     if (d->index)
         capsule_handlers_match(d->index, msg->topic, &matches);

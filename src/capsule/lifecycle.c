@@ -39,6 +39,34 @@ static void on_done(void *user, const struct ast_call_result *res)
     pthread_cond_broadcast(&h->ended); /* under the lock: the waiter owns the memory */
 }
 
+/* Makes the call known to a shutdown; one that came first cancels it here. NULL: it is over. */
+static void announce(struct ast_capsules *r, struct ast_call *call)
+{
+    bool too_late;
+    {
+        AST_WITH_LOCK(&r->lock);
+        r->hook = call;
+        too_late = call && r->no_hooks;
+    }
+    if (too_late)
+        ast_call_cancel(call);
+}
+
+void ast_capsules_cancel_hooks(struct ast_capsules *r)
+{
+    struct ast_call *call = NULL;
+    {
+        AST_WITH_LOCK(&r->lock);
+        r->no_hooks = true;
+        if (r->hook)
+            call = ast_call_ref(r->hook);
+    }
+    if (!call)
+        return;
+    ast_call_cancel(call);
+    ast_call_unref(call);
+}
+
 static enum ast_rc call_hook(struct capsule *c, bool upgrade, struct ast_err *err)
 {
     const char *name = upgrade ? "astrid-upgrade" : "astrid-install";
@@ -62,14 +90,18 @@ static enum ast_rc call_hook(struct capsule *c, bool upgrade, struct ast_err *er
         .on_done = on_done,
     };
     ast_host_call_begin(&h.host, &c->env, /* msg= */ NULL, /* profile= */ NULL);
-    rc = ast_call_start(c->env.host->sched, &config, /* ret= */ NULL, err);
+    struct ast_call *call = NULL;
+    rc = ast_call_start(c->env.host->sched, &config, &call, err);
     if (rc) {
         ast_host_call_end(&h.host);
     } else {
+        announce(c->owner, call);
         ast_lock(&h.lock);
         while (!h.done)
             (void)ast_cond_wait(&h.ended, &h.lock, /* deadline_ns= */ -1);
         ast_unlock(&h.lock);
+        announce(c->owner, NULL);
+        ast_call_unref(call);
         if (h.rc == AST_E_UNSUPPORTED)
             rc = ast_fail(err, h.rc, "capsule does not export lifecycle hook `%s`", name);
         else if (h.rc)

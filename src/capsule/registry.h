@@ -48,6 +48,10 @@ enum ast_rc ast_capsules_load(struct ast_capsules *r, const char *dir, struct as
 AST_MUST_CHECK
 enum ast_rc ast_capsules_unload(struct ast_capsules *r, struct ast_str id, struct ast_err *err);
 
+/* Cancels the install hook that runs now and those that come: their installs fail. For the shutdown, before the
+ * loader thread is waited for. Any thread. */
+void ast_capsules_cancel_hooks(struct ast_capsules *c);
+
 /* Waits until no handler call is waiting or running, at most `wait_ms` (shutdown: handlers of
  * kernel_shutdown get to run). New events are still accepted. */
 void ast_capsules_drain(struct ast_capsules *r, unsigned wait_ms);

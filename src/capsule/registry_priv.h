@@ -32,6 +32,8 @@ struct ast_capsules {
     AST_VEC(struct capsule_seat *) seats AST_GUARDED_BY(lock); /* ascending id; owned */
     struct ast_map by_uuid AST_GUARDED_BY(lock); /* 16 bytes -> struct capsule, borrowed */
     unsigned alive AST_GUARDED_BY(lock);         /* struct capsule objects */
+    struct ast_call *hook AST_GUARDED_BY(lock);  /* borrowed: the install hook that runs */
+    bool no_hooks AST_GUARDED_BY(lock);          /* the kernel stops */
 };
 
 /* --- registry.c --- */

@@ -284,6 +284,7 @@ enum ast_rc capsule_env_fill(struct capsule *c, struct ast_err *err)
     env->capsule_id = c->seat->id;
     env->uuid = ast_uuid_v4();
     env->owner = r->owner;
+    env->workspace = r->workspace ? ast_str_c(r->workspace) : AST_STR_NONE;
     env->publish_acl = topic_keys(&c->memory, m->publish, m->publish_count);
     env->publish_acl_count = m->publish_count;
     env->subscribe_acl = topic_keys(&c->memory, m->subscribe, m->subscribe_count);

@@ -14,6 +14,7 @@
 #include "base/vec.h"
 #include "bus/bus.h"
 #include "bus/limiter.h"
+#include "host/allowance.h"
 #include "policy/profile.h"
 #include "store/store.h"
 #include "wasm/sched.h"
@@ -28,6 +29,12 @@ struct ast_host {
     /* Whether the capsule with that UUID holds a manifest capability (spec 05 §6.2). Unknown: false. */
     bool (*capsule_holds)(void *arg, const struct ast_uuid *uuid, struct ast_str capability);
     void *capsule_holds_arg;
+    struct ast_allowances *allowances; /* NULL: every approval is asked for */
+    /* How long people have for an answer; 0: 60 s and 120 s (spec 05 §11, §12). */
+    int64_t approval_limit_ns, elicit_limit_ns;
+    /* Whether somebody is attached who could answer a question; NULL: assume so. */
+    bool (*has_listener)(void *arg);
+    void *has_listener_arg;
 };
 
 /* The import table and resource destructors for ast_engine_new(). */
@@ -54,6 +61,7 @@ struct ast_host_env {
     struct ast_str capsule_id;
     struct ast_uuid uuid;              /* source_id of everything it publishes */
     struct ast_principal owner;        /* always "default" */
+    struct ast_str workspace;          /* root of its workspace; empty: none */
     const struct ast_str *publish_acl; /* [publish] keys */
     size_t publish_acl_count;
     const struct ast_str *subscribe_acl; /* [subscribe] keys, with or without handler */

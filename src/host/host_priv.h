@@ -1,4 +1,4 @@
-/* What the files of this room share: the context of a call, waiting, permits, per-principal files.
+/* What the files of this room share: the context of a call, waiting, permits, questions, per-principal files.
  *
  * Terms. *Host call*: one import a guest called; it runs on the guest's fiber. *Invoking principal*: for whom
  * the guest acts now (spec 05 §1). An instance runs one guest call at a time, so an object behind a handle
@@ -9,7 +9,10 @@
 #include "base/list.h"
 #include "base/log.h"
 #include "base/map.h"
+#include "base/time.h"
+#include "bus/route.h"
 #include "host/abi_names.h"
+#include "host/allowance.h"
 #include "host/bindings.h"
 #include "host/env.h"
 
@@ -111,6 +114,64 @@ struct host_instance {
 
 struct host_instance *host_instance(struct ast_abi *a); /* borrowed; NULL: the pool made none */
 void host_instance_unref(struct host_instance *i);
+
+/* --- Questions to people (question.c) ------------------------------------------------------------ */
+
+/* One question on the bus and its answer (spec 05 §11, §12). Who may answer is a matter of capabilities: for
+ * the principal asked for, and for anybody else. Lives on the asking fiber's stack. */
+struct host_question {
+    const char *topic; /* static; the answer comes on "<topic>.response.<id>" */
+    const char *noun;  /* static; "approval", for texts */
+    enum ast_payload_kind ask_kind, answer_kind;
+    struct ast_str own_cap, other_cap;
+    int64_t limit_ns; /* how long to wait */
+    /* Private. */
+    struct ast_uuid id;
+    struct ast_str id_str; /* in id_text */
+    char id_text[AST_UUID_TEXT];
+    struct ast_route *route;
+    struct host_wait wait;
+    bool has_refused; /* an answer, and said so */
+};
+
+/* Makes the id and starts to listen, so that no answer is lost. Then host_question_done(), on every path. */
+AST_MUST_CHECK
+enum ast_rc host_question_open(struct ast_abi *a, struct host_question *q, struct ast_err *err);
+/* Publishes `body` (trusted, in guest form) for the invoking principal and parks until an answer that counts.
+ * Errors: TIMEOUT; CANCELLED unload or a cancelled call; PROTOCOL an answer of another payload type. No permit
+ * is held: people are slow (spec 05 §22.1). */
+AST_MUST_CHECK
+enum ast_rc host_question_ask(struct ast_abi *a, struct host_question *q, struct ast_str body,
+                              struct ast_json_doc **ret_answer, struct ast_err *err);
+void host_question_done(struct host_question *q);
+AST_DEFINE_AUTO_VALUE(struct host_question, host_question_done)
+
+#define HOST_APPROVAL_LIMIT_NS (60 * AST_NS_PER_SEC)  /* spec 05 §12.1 */
+#define HOST_ELICIT_LIMIT_NS   (120 * AST_NS_PER_SEC) /* spec 05 §11.1 */
+
+/* --- Allowances (allowance.c) -------------------------------------------------------------------- */
+
+/* A request whose answer may leave an allowance. Owner: the asking fiber; linked in the store meanwhile, so
+ * that a session that ends before the answer arrives leaves nothing behind. */
+struct host_asking {
+    struct ast_list node;
+    struct ast_principal who;
+    bool has_ended; /* under the store's lock: the principal's session did */
+};
+
+/* `a` may be NULL: nothing is remembered. End follows begin on every path. */
+void host_asking_begin(struct ast_allowances *a, const struct ast_principal *who,
+                       struct host_asking *ret);
+void host_asking_end(struct ast_allowances *a, struct host_asking *asking);
+
+bool host_allowance_covers(struct ast_allowances *a, struct ast_str principal,
+                           struct ast_str workspace, struct ast_str command);
+/* For asking->who: the action and whatever arguments. One that outlives the session is durable on success;
+ * the fiber parks for it. Errors: NO_CAPACITY the session has ended, or too many; CANCELLED; the store's. */
+AST_MUST_CHECK
+enum ast_rc host_allowance_add(struct ast_abi *abi, struct ast_allowances *a,
+                               const struct host_asking *asking, struct ast_str workspace,
+                               struct ast_str action, bool session_only, struct ast_err *err);
 
 /* --- Files by principal (env_files.c, overlay.c, capsule_log.c) ---------------------------------- */
 

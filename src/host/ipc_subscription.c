@@ -96,6 +96,19 @@ static bool is_scoped(const struct ast_host_env *env, struct ast_str pattern)
     return !env->audit_firehose;
 }
 
+static bool is_for_guests(void *arg, const struct ast_msg *msg)
+{
+    (void)arg;
+    return !ast_topic_is_secret(msg->topic);
+}
+
+/* Asked only of patterns that could cover secrets: other routes pay nothing. */
+static bool covers_secrets(struct ast_str pattern)
+{
+    return ast_topic_is_secret(pattern) ||
+           ast_topic_match_subtree(pattern, AST_STR("astrid.v1.elicit.response.x"));
+}
+
 static enum ast_rc sub_open(const struct ast_host_env *env, struct host_instance *instance,
                             struct ast_str pattern, struct ast_ipc_subscription **ret,
                             struct ast_err *err)
@@ -109,6 +122,7 @@ static enum ast_rc sub_open(const struct ast_host_env *env, struct host_instance
         .pattern_count = 1,
         .label = env->capsule_id,
         .scope = is_scoped(env, pattern) ? ast_principal_str(&env->owner) : AST_STR_NONE,
+        .filter = covers_secrets(pattern) ? is_for_guests : NULL,
         .notify = on_message,
         .arg = s,
     };

@@ -61,10 +61,12 @@ void ast_kernel_client_closed(struct ast_kernel *k, struct ast_str principal)
     if (before == after)
         return;
     gauge_add(-1);
-    if (after == 0)
-        ast_log_fields(AST_LOG_INFO, KERNEL_TARGET,
-                       "last connection for principal disconnected, session state cleared",
-                       AST_F_STR("principal", principal));
+    if (after)
+        return;
+    ast_allowances_end_session(k->allowances, principal);
+    ast_log_fields(AST_LOG_INFO, KERNEL_TARGET,
+                   "last connection for principal disconnected, session state cleared",
+                   AST_F_STR("principal", principal));
 }
 
 void ast_kernel_socket_count(struct ast_kernel *k, int delta)
@@ -77,6 +79,12 @@ uint64_t kernel_connections_total(struct kernel_connections *c)
 {
     AST_WITH_LOCK(&c->lock);
     return c->total;
+}
+
+bool kernel_connections_any(struct kernel_connections *c)
+{
+    AST_WITH_LOCK(&c->lock);
+    return c->sockets > 0;
 }
 
 bool kernel_connections_idle(struct kernel_connections *c)

@@ -131,11 +131,24 @@ static enum ast_rc open_engine(struct ast_kernel *k, unsigned workers, struct as
     return rc ? rc : ast_sched_new(k->engine, workers, &k->sched, err);
 }
 
+static bool has_listener(void *arg)
+{
+    struct ast_kernel *k = arg;
+    return kernel_connections_any(&k->connections);
+}
+
 static enum ast_rc open_capsules(struct ast_kernel *k, const struct ast_kernel_config *cfg,
                                  struct ast_err *err)
 {
     k->host = (struct ast_host){
-        .home = k->home, .bus = k->bus, .store = k->store, .policy = k->policy, .sched = k->sched
+        .home = k->home,
+        .bus = k->bus,
+        .store = k->store,
+        .policy = k->policy,
+        .sched = k->sched,
+        .allowances = k->allowances,
+        .has_listener = has_listener,
+        .has_listener_arg = k,
     };
     struct ast_capsules_config c = {
         .host = &k->host,
@@ -168,7 +181,9 @@ static enum ast_rc boot_steps(struct ast_kernel *k, const struct ast_kernel_conf
     if (rc)
         return rc;
     ast_policy_bootstrap(k->policy);
-    rc = ast_bus_new(&k->bus, err);
+    rc = ast_allowances_new(k->store, &k->runtime_key, &k->allowances, err);
+    if (!rc)
+        rc = ast_bus_new(&k->bus, err);
     if (!rc)
         rc = open_engine(k, cfg->workers, err);
     if (!rc)
@@ -339,11 +354,14 @@ void ast_kernel_free(struct ast_kernel *k)
     bool was_ready = k->is_ready;
 
     kernel_router_stop(k->router);
+    if (k->capsules)
+        ast_capsules_cancel_hooks(k->capsules); /* one may be waiting for a person */
     kernel_loader_stop(&k->loader);
     ast_loop_flush(k->loop); /* what the loader posted still points to us */
     kernel_monitors_stop(k->monitors);
     ast_capsules_free(k->capsules);
     ast_sched_free(k->sched);
+    ast_allowances_free(ast_steal(&k->allowances)); /* calls asked it */
     ast_engine_free(k->engine);
     ast_bus_free(k->bus);
     ast_policy_close(k->policy);

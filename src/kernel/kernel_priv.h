@@ -43,6 +43,7 @@ struct kernel_connections {
 
 void kernel_connections_init(struct kernel_connections *c);
 void kernel_connections_done(struct kernel_connections *c);
+bool kernel_connections_any(struct kernel_connections *c); /* an authenticated socket */
 uint64_t kernel_connections_total(struct kernel_connections *c);
 bool kernel_connections_idle(
     struct kernel_connections *c); /* nobody counted, no authenticated socket */
@@ -109,6 +110,7 @@ struct ast_kernel {
     struct ast_bus *bus;
     struct ast_engine *engine;
     struct ast_sched *sched;
+    struct ast_allowances *allowances;
     struct ast_host host;
     struct ast_capsules *capsules;
     struct kernel_loader loader;

@@ -603,6 +603,116 @@ static void do_fill(void)
     puts_("ok");
 }
 
+/* --- approval and elicit ------------------------------------------------------------------------- */
+
+static const char *const approval_errors[] = { "invalid-input", "timeout", "store-unavailable",
+                                               "unknown" };
+static const char *const elicit_errors[] = { "not-in-lifecycle", "timeout",           "cancelled",
+                                             "invalid-input",    "store-unavailable", "unknown" };
+
+static void ask_approval(struct astrid_str action, struct astrid_str resource)
+{
+    static const char *const decisions[] = { "denied", "approved", "approved-session",
+                                             "approved-always", "allowance" };
+    struct astrid_result_approval_approval_response_approval_error r;
+    astrid_approval_request_approval(action.p, action.n, resource.p, resource.n, &r);
+    if (r.is_err)
+        PUT_ERR(approval_errors, r.u.err);
+    else
+        puts_(r.u.ok.decision < 5 ? decisions[r.u.ok.decision] : "?");
+}
+
+/* "\\n", "\\r" and "\\t" become the characters. */
+static struct astrid_str unescape(struct astrid_str s)
+{
+    char *to = grab(s.n, 1);
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < s.n; i++) {
+        char c = s.p[i], next = i + 1 < s.n ? s.p[i + 1] : 0;
+        if (c == '\\' && (next == 'n' || next == 'r' || next == 't')) {
+            c = next == 'n' ? '\n' : next == 'r' ? '\r' : '\t';
+            i++;
+        }
+        to[n++] = c;
+    }
+    return (struct astrid_str){ to, n };
+}
+
+/* <action>|<resource> */
+static void do_approve(void)
+{
+    struct astrid_str action = { rest.p, 0 };
+    while (action.n < rest.n && rest.p[action.n] != '|')
+        action.n++;
+    struct astrid_str resource = { rest.p + action.n, rest.n - action.n };
+    if (resource.n) {
+        resource.p++;
+        resource.n--;
+    }
+    ask_approval(unescape(action), unescape(resource));
+}
+
+/* Lengths of action and resource, of the letter "a" and of two-byte characters. */
+static void do_approve_long(void)
+{
+    uint32_t n = (uint32_t)number(), m = (uint32_t)number();
+    char *action = grab(n, 1), *resource = grab(2 * m, 1);
+    for (uint32_t i = 0; i < n; i++)
+        action[i] = 'a';
+    for (uint32_t i = 0; i < m; i++) {
+        resource[2 * i] = (char)0xc3;
+        resource[2 * i + 1] = (char)0xa9;
+    }
+    ask_approval((struct astrid_str){ action, n }, (struct astrid_str){ resource, 2 * m });
+}
+
+/* <kind> <key> <default or -> <options, comma separated, or -> <description> */
+static void do_elicit(void)
+{
+    static const char *const kinds[] = { "text", "secret", "select", "array" };
+    struct astrid_result_elicit_elicit_response_elicit_error r;
+    struct astrid_str kind = word(), key = word(), standard = word(), list = word();
+    struct astrid_str options[16];
+    uint32_t k = 0, n = 0;
+    bool has_default = !is(standard, "-"), has_options = !is(list, "-");
+    while (k < 4 && !is(kind, kinds[k]))
+        k++;
+    for (uint32_t from = 0, i = 0; has_options && i <= list.n && n < 16; i++)
+        if (i == list.n || list.p[i] == ',') {
+            options[n++] = (struct astrid_str){ list.p + from, i - from };
+            from = i + 1;
+        }
+    if (is(list, "none"))
+        n = 0;
+    astrid_elicit_elicit(k, key.p, key.n, rest.p, rest.n, has_options, options, n, has_default,
+                         standard.p, has_default ? standard.n : 0, &r);
+    if (r.is_err) {
+        PUT_ERR(elicit_errors, r.u.err);
+    } else if (r.u.ok.tag == ASTRID_ELICIT_ELICIT_RESPONSE_SECRET_STORED) {
+        puts_("secret-stored");
+    } else if (r.u.ok.tag == ASTRID_ELICIT_ELICIT_RESPONSE_VALUE) {
+        puts_("value:");
+        put_str(r.u.ok.u.value);
+    } else {
+        puts_("values:");
+        for (uint32_t i = 0; i < r.u.ok.u.values.n; i++) {
+            puts_("[");
+            put_str(r.u.ok.u.values.v[i]);
+            puts_("]");
+        }
+    }
+}
+
+static void do_has_secret(void)
+{
+    struct astrid_result_bool_elicit_error r;
+    astrid_elicit_has_secret(rest.p, rest.n, &r);
+    if (r.is_err)
+        PUT_ERR(elicit_errors, r.u.err);
+    else
+        puts_(r.u.ok ? "yes" : "no");
+}
+
 /* --- Packages that may be missing ---------------------------------------------------------------- */
 
 static void do_fs(void)
@@ -745,6 +855,10 @@ static const struct {
     { "clear", do_clear },
     { "cas", do_cas },
     { "fill", do_fill },
+    { "approve", do_approve },
+    { "approve-long", do_approve_long },
+    { "elicit", do_elicit },
+    { "has-secret", do_has_secret },
     { "fs", do_fs },
     { "uplink", do_uplink },
     { "bad", do_bad },

@@ -45,6 +45,8 @@ struct rig {
     struct ast_sched *sched;
     struct ast_pool *pool;
     struct ast_tap *tap;
+    struct ast_key key;
+    struct ast_allowances *allowances;
     struct ast_host host;
     struct ast_host_env env;
 
@@ -130,6 +132,9 @@ static int rig_setup(void **state)
     (void)snprintf(path, sizeof path, "%s/db", r->dir);
     struct ast_store_config store = { .path = path, .no_sync = true };
     RIG_OK(ast_store_open(&store, &r->store, &err));
+    static const uint8_t seed[AST_KEY_SEED_BYTES] = { 7 };
+    RIG_OK(ast_key_from_seed(&r->key, seed, &err));
+    RIG_OK(ast_allowances_new(r->store, &r->key, &r->allowances, &err));
     RIG_OK(ast_bus_new(&r->bus, &err));
     RIG_OK(ast_policy_open(&r->home, &r->policy, &err));
     RIG_OK(ast_sched_new(rig_shared.engine, 2, &r->sched, &err));
@@ -140,6 +145,7 @@ static int rig_setup(void **state)
         .store = r->store,
         .policy = r->policy,
         .sched = r->sched,
+        .allowances = r->allowances,
         .capsule_holds = rig_holds,
         .capsule_holds_arg = r,
     };
@@ -164,6 +170,8 @@ static int rig_teardown(void **state)
 {
     struct rig *r = *state;
     ast_sched_free(r->sched);
+    ast_allowances_free(r->allowances);
+    ast_key_done(&r->key);
     ast_pool_free(r->pool);
     ast_host_env_done(&r->env);
     ast_permits_free(r->env.io);
@@ -305,7 +313,7 @@ static const char *rig_answer(struct rig_call *c)
     return last;
 }
 
-static const char *rig_run(struct rig *r, const char *script)
+static __attribute__((unused)) const char *rig_run(struct rig *r, const char *script)
 {
     return rig_answer(rig_start(r, script));
 }
