@@ -180,6 +180,98 @@ bool astrid_kv_list(struct astrid_str prefix, struct astrid_str cursor, uint32_t
     return true;
 }
 
+enum astrid_approval astrid_approve(struct astrid_str action, struct astrid_str resource)
+{
+    static const uint8_t words[] = {
+        [ASTRID_APPROVAL_APPROVAL_DECISION_DENIED] = ASTRID_APPROVAL_DENIED,
+        [ASTRID_APPROVAL_APPROVAL_DECISION_APPROVED] = ASTRID_APPROVAL_ONCE,
+        [ASTRID_APPROVAL_APPROVAL_DECISION_APPROVED_SESSION] = ASTRID_APPROVAL_SESSION,
+        [ASTRID_APPROVAL_APPROVAL_DECISION_APPROVED_ALWAYS] = ASTRID_APPROVAL_ALWAYS,
+        [ASTRID_APPROVAL_APPROVAL_DECISION_ALLOWANCE] = ASTRID_APPROVAL_ALLOWANCE,
+    };
+    struct astrid_result_approval_approval_response_approval_error r;
+
+    astrid_approval_request_approval(action.p, action.n, resource.p, resource.n, &r);
+    if (r.is_err)
+        return r.u.err.tag == ASTRID_APPROVAL_ERROR_TIMEOUT ? ASTRID_APPROVAL_NO_ANSWER
+                                                            : ASTRID_APPROVAL_FAILED;
+    return r.u.ok.decision < sizeof words ? (enum astrid_approval)words[r.u.ok.decision]
+                                          : ASTRID_APPROVAL_DENIED;
+}
+
+static enum astrid_elicit elicit(uint32_t kind, struct astrid_str key,
+                                 struct astrid_str description, const struct astrid_str *choices,
+                                 uint32_t n, const struct astrid_str *standard,
+                                 struct astrid_elicit_elicit_response *ret)
+{
+    static const uint8_t whys[] = {
+        [ASTRID_ELICIT_ERROR_NOT_IN_LIFECYCLE] = ASTRID_ELICIT_NOT_IN_HOOK,
+        [ASTRID_ELICIT_ERROR_TIMEOUT] = ASTRID_ELICIT_NO_ANSWER,
+        [ASTRID_ELICIT_ERROR_CANCELLED] = ASTRID_ELICIT_CANCELLED,
+        [ASTRID_ELICIT_ERROR_INVALID_INPUT] = ASTRID_ELICIT_INVALID,
+    };
+    struct astrid_result_elicit_elicit_response_elicit_error r;
+
+    astrid_elicit_elicit(kind, key.p, key.n, description.p, description.n, choices != NULL, choices,
+                         n, standard != NULL, standard ? standard->p : NULL,
+                         standard ? standard->n : 0, &r);
+    if (r.is_err)
+        return r.u.err.tag < sizeof whys ? (enum astrid_elicit)whys[r.u.err.tag]
+                                         : ASTRID_ELICIT_FAILED;
+    *ret = r.u.ok;
+    return ASTRID_ELICIT_OK;
+}
+
+enum astrid_elicit astrid_elicit_text(struct astrid_str key, struct astrid_str description,
+                                      const struct astrid_str *standard, struct astrid_str *ret)
+{
+    struct astrid_elicit_elicit_response answer;
+    enum astrid_elicit why = elicit(ASTRID_ELICIT_ELICIT_TYPE_TEXT, key, description,
+                                    /* choices= */ NULL, 0, standard, &answer);
+    if (why == ASTRID_ELICIT_OK)
+        *ret = answer.u.value;
+    return why;
+}
+
+enum astrid_elicit astrid_elicit_choice(struct astrid_str key, struct astrid_str description,
+                                        const struct astrid_str *choices, uint32_t n,
+                                        const struct astrid_str *standard, struct astrid_str *ret)
+{
+    struct astrid_elicit_elicit_response answer;
+    enum astrid_elicit why =
+        elicit(ASTRID_ELICIT_ELICIT_TYPE_SELECT, key, description, choices, n, standard, &answer);
+    if (why == ASTRID_ELICIT_OK)
+        *ret = answer.u.value;
+    return why;
+}
+
+enum astrid_elicit astrid_elicit_list(struct astrid_str key, struct astrid_str description,
+                                      const struct astrid_str **ret, uint32_t *ret_n)
+{
+    struct astrid_elicit_elicit_response answer;
+    enum astrid_elicit why = elicit(ASTRID_ELICIT_ELICIT_TYPE_ARRAY, key, description,
+                                    /* choices= */ NULL, 0, /* standard= */ NULL, &answer);
+    if (why == ASTRID_ELICIT_OK) {
+        *ret = answer.u.values.v;
+        *ret_n = answer.u.values.n;
+    }
+    return why;
+}
+
+enum astrid_elicit astrid_elicit_secret(struct astrid_str key, struct astrid_str description)
+{
+    struct astrid_elicit_elicit_response answer; /* says only that it is stored */
+    return elicit(ASTRID_ELICIT_ELICIT_TYPE_SECRET, key, description, /* choices= */ NULL, 0,
+                  /* standard= */ NULL, &answer);
+}
+
+bool astrid_has_secret(struct astrid_str key)
+{
+    struct astrid_result_bool_elicit_error r;
+    astrid_elicit_has_secret(key.p, key.n, &r);
+    return !r.is_err && r.u.ok;
+}
+
 bool astrid_config(struct astrid_str key, struct astrid_str *ret)
 {
     struct astrid_result_opt_str_sys_error r;

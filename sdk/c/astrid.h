@@ -108,6 +108,55 @@ bool astrid_kv_delete(struct astrid_str key);
 bool astrid_kv_list(struct astrid_str prefix, struct astrid_str cursor, uint32_t limit,
                     const struct astrid_str **ret, uint32_t *ret_n, bool *ret_more);
 
+/* ---- asking people ---- */
+
+enum astrid_approval {
+    ASTRID_APPROVAL_DENIED,
+    ASTRID_APPROVAL_ONCE,
+    ASTRID_APPROVAL_SESSION,
+    ASTRID_APPROVAL_ALWAYS,
+    ASTRID_APPROVAL_ALLOWANCE, /* an earlier approval covers it; nobody was asked */
+    ASTRID_APPROVAL_NO_ANSWER, /* within a minute */
+    ASTRID_APPROVAL_FAILED     /* e.g. an action of more than 256 characters */
+};
+/* May I do this? `action`: what kind of thing ("git push"); `resource`: the whole command or target. Waits for a person. */
+enum astrid_approval astrid_approve(struct astrid_str action, struct astrid_str resource);
+static inline bool astrid_is_approved(enum astrid_approval a)
+{
+    return a >= ASTRID_APPROVAL_ONCE && a <= ASTRID_APPROVAL_ALLOWANCE;
+}
+
+/* Questions to the operator, from an install or upgrade hook only. They wait up to two minutes. */
+enum astrid_elicit {
+    ASTRID_ELICIT_OK,
+    ASTRID_ELICIT_NOT_IN_HOOK,
+    ASTRID_ELICIT_NO_ANSWER,
+    ASTRID_ELICIT_CANCELLED, /* also: nobody is there to ask */
+    ASTRID_ELICIT_INVALID,   /* no choices, or an answer that does not fit */
+    ASTRID_ELICIT_FAILED
+};
+/* `key` names the setting; an empty `description` shows the key. `standard` (may be NULL): what an empty line means. */
+enum astrid_elicit astrid_elicit_text(struct astrid_str key, struct astrid_str description,
+                                      const struct astrid_str *standard, struct astrid_str *ret);
+enum astrid_elicit astrid_elicit_choice(struct astrid_str key, struct astrid_str description,
+                                        const struct astrid_str *choices, uint32_t n,
+                                        const struct astrid_str *standard, struct astrid_str *ret);
+enum astrid_elicit astrid_elicit_list(struct astrid_str key, struct astrid_str description,
+                                      const struct astrid_str **ret, uint32_t *ret_n);
+/* The answer goes to the secret store; read it with astrid_config() when [env] declares `key` as a secret. */
+enum astrid_elicit astrid_elicit_secret(struct astrid_str key, struct astrid_str description);
+bool astrid_has_secret(struct astrid_str key); /* at any time; false also when the store fails */
+
+/* Runs once when the capsule is installed, or installed over an older one. Write it with ASTRID_ON_INSTALL or
+ * ASTRID_ON_UPGRADE:
+ *
+ *     ASTRID_ON_INSTALL { (void)astrid_elicit_secret(ASTRID_STR("API_KEY"), ASTRID_STR("Your key")); }
+ */
+#define ASTRID_ON_INSTALL                                                                          \
+    __attribute__((export_name("astrid-install"), used)) void astrid_on_install(void)
+#define ASTRID_ON_UPGRADE                                                                          \
+    __attribute__((export_name("astrid-upgrade"), used)) void astrid_on_upgrade(void)
+
 /* ---- the rest of the system ---- */
 
 /* A value of [env] in the manifest, as the operator set it; false when unset. */
