@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "cli/ask.h"
 #include "cli/daemon.h"
 #include "crypto/uuid5.h"
 
@@ -79,52 +80,6 @@ static enum ast_rc send_prompt(struct headless *h, struct ast_str piped, const c
                                 &h->session, ast_principal_str(&h->who), err);
 }
 
-/* Questions get an answer at once, so that no turn waits for nobody. */
-static enum ast_rc answer_approval(struct headless *h, const struct ast_json *payload,
-                                   struct ast_err *err)
-{
-    AST_AUTO(ast_buf_done) struct ast_buf topic = AST_BUF_INIT(1024);
-    AST_AUTO(ast_buf_done) struct ast_buf body = AST_BUF_INIT(4096);
-    struct ast_str id = ast_json_str_or(payload, AST_STR("request_id"), AST_STR(""));
-    struct ast_jw w = AST_JW_INIT(&body);
-
-    fprintf(stderr, "[headless] Auto-%s approval for: ", h->yes ? "approved" : "denied");
-    cli_print_text(stderr, ast_json_str_or(payload, AST_STR("action"), AST_STR("?")));
-    fputc('\n', stderr);
-    ast_buf_addf(&topic, "astrid.v1.approval.response." AST_STR_FMT, AST_STR_ARG(id));
-    ast_jw_object(&w);
-    ast_jw_kv_string(&w, "type", AST_STR("approval_response"));
-    ast_jw_kv_string(&w, "request_id", id);
-    ast_jw_kv_string(&w, "decision", h->yes ? AST_STR("approve") : AST_STR("deny"));
-    ast_jw_kv_string(&w, "reason",
-                     h->yes ? AST_STR("headless --yes mode") : AST_STR("headless mode"));
-    ast_jw_end(&w);
-    if (topic.fail || body.fail)
-        return ast_fail(err, AST_E_TOO_LARGE, "approval request with an oversized id");
-    return ast_uplink_send(h->client, ast_buf_view(&topic), ast_buf_view(&body), &h->session,
-                           ast_principal_str(&h->who), err);
-}
-
-static enum ast_rc cancel_elicit(struct headless *h, const struct ast_json *payload,
-                                 struct ast_err *err)
-{
-    AST_AUTO(ast_buf_done) struct ast_buf topic = AST_BUF_INIT(1024);
-    AST_AUTO(ast_buf_done) struct ast_buf body = AST_BUF_INIT(4096);
-    struct ast_str id = ast_json_str_or(payload, AST_STR("request_id"), AST_STR(""));
-    struct ast_jw w = AST_JW_INIT(&body);
-
-    ast_buf_addf(&topic, "astrid.v1.elicit.response." AST_STR_FMT, AST_STR_ARG(id));
-    ast_jw_object(&w);
-    ast_jw_kv_string(&w, "type", AST_STR("elicit_response"));
-    ast_jw_kv_string(&w, "request_id", id);
-    ast_jw_end(&w);
-    if (topic.fail || body.fail)
-        return ast_fail(err, AST_E_TOO_LARGE, "question with an oversized id");
-    fputs("[headless] Cancelled a question that needs a person\n", stderr);
-    return ast_uplink_send(h->client, ast_buf_view(&topic), ast_buf_view(&body), &h->session,
-                           ast_principal_str(&h->who), err);
-}
-
 static void take_text(struct headless *h, struct ast_str text)
 {
     ast_buf_add(&h->answer, text);
@@ -178,8 +133,7 @@ static void record_result(struct headless *h, const struct ast_json *payload)
 }
 
 /* One frame; *ret_done when the answer is complete. */
-static enum ast_rc take_frame(struct headless *h, const struct ast_json *payload, bool *ret_done,
-                              struct ast_err *err)
+static void take_frame(struct headless *h, const struct ast_json *payload, bool *ret_done)
 {
     struct ast_str type = ast_json_str_or(payload, AST_STR("type"), AST_STR(""));
     bool is_final = false;
@@ -189,10 +143,6 @@ static enum ast_rc take_frame(struct headless *h, const struct ast_json *payload
                             &is_final); /* absent: not the last */
         take_text(h, ast_json_str_or(payload, AST_STR("text"), AST_STR("")));
         *ret_done = is_final;
-    } else if (ast_str_is(type, "approval_required")) {
-        return answer_approval(h, payload, err);
-    } else if (ast_str_is(type, "elicit_request")) {
-        return cancel_elicit(h, payload, err);
     } else if (ast_str_is(type, "llm_stream_event")) {
         const struct ast_json *start =
             ast_json_member(ast_json_member(payload, "event"), "ToolCallStart");
@@ -201,20 +151,27 @@ static enum ast_rc take_frame(struct headless *h, const struct ast_json *payload
     } else if (ast_str_is(type, "tool_execute_result")) {
         record_result(h, payload);
     }
-    return AST_OK;
 }
 
 static enum ast_rc read_answer(struct headless *h, struct ast_err *err)
 {
-    bool done = false;
+    struct cli_ask ask = { .client = h->client,
+                           .source = h->session,
+                           .who = h->who,
+                           .approvals = h->yes ? CLI_ASK_APPROVE : CLI_ASK_DENY,
+                           .mode = "headless",
+                           .because = h->yes ? "headless --yes mode" : "headless mode" };
+    bool done = false, taken;
 
     while (!done) {
         AST_AUTO(ast_uplink_frame_done) struct ast_uplink_frame f = { 0 };
         enum ast_rc rc = ast_uplink_recv(h->client, ANSWER_WAIT_MS, &f, err);
         if (!rc)
-            rc = take_frame(h, f.payload, &done, err);
+            rc = cli_ask_answer(&ask, f.payload, &taken, err);
         if (rc)
             return rc;
+        if (!taken)
+            take_frame(h, f.payload, &done);
     }
     return AST_OK;
 }

@@ -23,6 +23,8 @@ struct ast_uplink_client {
     struct ast_buf in;  /* bytes received, frames are taken from the front */
     size_t taken;       /* bytes at the front that belong to frames already given out */
     struct ast_buf out; /* scratch for one outgoing frame */
+    enum ast_rc (*on_other)(void *arg, const struct ast_uplink_frame *f, struct ast_err *err);
+    void *on_other_arg;
 };
 
 static int64_t deadline_after(int64_t timeout_ms)
@@ -303,6 +305,15 @@ static enum ast_rc tag_request(struct ast_str request, struct ast_buf *out, stru
     return ast_buf_check(out, "request", err);
 }
 
+void ast_uplink_on_other(struct ast_uplink_client *c,
+                         enum ast_rc (*fn)(void *arg, const struct ast_uplink_frame *f,
+                                           struct ast_err *err),
+                         void *arg)
+{
+    c->on_other = fn;
+    c->on_other_arg = arg;
+}
+
 enum ast_rc ast_uplink_request(struct ast_uplink_client *c, struct ast_str suffix,
                                struct ast_str request_json, struct ast_str principal,
                                int64_t timeout_ms, struct ast_uplink_frame *ret,
@@ -345,6 +356,11 @@ enum ast_rc ast_uplink_request(struct ast_uplink_client *c, struct ast_str suffi
             f = (struct ast_uplink_frame){ 0 };
             return AST_OK;
         }
+        int64_t before = ast_mono_ns();
+        if (!rc && c->on_other)
+            rc = c->on_other(c->on_other_arg, &f, err);
+        if (deadline != INT64_MAX)
+            deadline += ast_mono_ns() - before; /* a person's time is not the daemon's */
     }
     return rc;
 }

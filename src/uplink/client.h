@@ -33,6 +33,12 @@ AST_DEFINE_AUTO_VALUE(struct ast_uplink_frame, ast_uplink_frame_done)
 AST_MUST_CHECK
 enum ast_rc ast_uplink_recv(struct ast_uplink_client *c, int64_t timeout_ms,
                             struct ast_uplink_frame *ret, struct ast_err *err);
+/* Who sees the frames that come while a request waits for its answer; NULL (at first): nobody. Time spent in `fn` does
+ * not count against the request's limit; its error ends the request. */
+void ast_uplink_on_other(struct ast_uplink_client *c,
+                         enum ast_rc (*fn)(void *arg, const struct ast_uplink_frame *f,
+                                           struct ast_err *err),
+                         void *arg);
 /* A kernel request on a private topic and its answer (spec 01 §9). `request_json`: {"method":..,"params":..}. */
 AST_MUST_CHECK
 enum ast_rc ast_uplink_request(struct ast_uplink_client *c, struct ast_str suffix,

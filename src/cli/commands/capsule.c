@@ -8,6 +8,7 @@
 #include "capsule/discover.h"
 #include "capsule/install.h"
 #include "capsule/meta.h"
+#include "cli/ask.h"
 #include "cli/daemon.h"
 #include "wasm/component.h"
 
@@ -82,6 +83,13 @@ static int finish_install(struct cli *cli, const char *target_dir, const char *v
     return CLI_OK;
 }
 
+/* What the capsule's install hook asks. */
+static enum ast_rc answer_question(void *arg, const struct ast_uplink_frame *f, struct ast_err *err)
+{
+    bool taken;
+    return cli_ask_answer(arg, f->payload, &taken, err);
+}
+
 /* Through the daemon: it runs install hooks and loads the capsule at once. */
 static int install_by_daemon(struct cli *cli, const char *source)
 {
@@ -106,10 +114,19 @@ static int install_by_daemon(struct cli *cli, const char *source)
     ast_jw_end(&w);
     ast_jw_end(&w);
     cli_note("installing through the running daemon");
-    enum ast_rc rc = ast_uplink_connect(&cli->home, &c, &err);
+    struct cli_ask ask = { .source = ast_uuid_v4(),
+                           .approvals = cli->yes ? CLI_ASK_APPROVE : CLI_ASK_PERSON,
+                           .reads_answers = true,
+                           .because = cli->yes ? "install --yes" : "no terminal to ask on" };
+    enum ast_rc rc = cli_principal(cli, &ask.who, &err);
     if (!rc)
+        rc = ast_uplink_connect(&cli->home, &c, &err);
+    if (!rc) {
+        ask.client = c;
+        ast_uplink_on_other(c, answer_question, &ask);
         rc = cli_request(cli, c, "install_capsule", ast_buf_view(&request), INSTALL_WAIT_MS, &f,
                          &data, &err);
+    }
     ast_uplink_disconnect(c);
     if (rc)
         return cli_error(&err);

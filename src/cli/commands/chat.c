@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "base/fs.h"
+#include "cli/ask.h"
 #include "cli/daemon.h"
 
 #include "base/banned.h"
@@ -16,15 +17,15 @@ struct chat {
     struct ast_uplink_client *client;
     struct ast_uuid session;
     char session_text[AST_UUID_TEXT];
+    struct ast_principal who; /* of the newest prompt */
 };
 
 static enum ast_rc send_line(struct chat *c, struct ast_str text, struct ast_err *err)
 {
     AST_AUTO(ast_buf_done) struct ast_buf payload = AST_BUF_INIT(2u * 1024 * 1024);
     struct ast_jw w = AST_JW_INIT(&payload);
-    struct ast_principal who;
     /* Read again for each prompt: the active agent may have changed meanwhile. */
-    enum ast_rc rc = cli_principal(c->cli, &who, err);
+    enum ast_rc rc = cli_principal(c->cli, &c->who, err);
     if (rc)
         return rc;
     ast_jw_object(&w);
@@ -35,54 +36,28 @@ static enum ast_rc send_line(struct chat *c, struct ast_str text, struct ast_err
     rc = ast_buf_check(&payload, "prompt", err);
     return rc ? rc
               : ast_uplink_send(c->client, AST_STR("user.v1.prompt"), ast_buf_view(&payload),
-                                &c->session, ast_principal_str(&who), err);
-}
-
-static bool ask_yes_no(const struct ast_json *payload)
-{
-    char line[16] = "";
-
-    fputs("\n? A capsule asks to: ", stdout);
-    cli_print_text(stdout, ast_json_str_or(payload, AST_STR("resource"), AST_STR("?")));
-    fputs("\n  Allow it once? [y/N] ", stdout);
-    fflush(stdout);
-    return fgets(line, sizeof line, stdin) && (line[0] == 'y' || line[0] == 'Y');
-}
-
-static enum ast_rc answer_approval(struct chat *c, const struct ast_json *payload,
-                                   struct ast_err *err)
-{
-    AST_AUTO(ast_buf_done) struct ast_buf topic = AST_BUF_INIT(1024);
-    AST_AUTO(ast_buf_done) struct ast_buf body = AST_BUF_INIT(4096);
-    struct ast_str id = ast_json_str_or(payload, AST_STR("request_id"), AST_STR(""));
-    struct ast_jw w = AST_JW_INIT(&body);
-
-    ast_buf_addf(&topic, "astrid.v1.approval.response." AST_STR_FMT, AST_STR_ARG(id));
-    ast_jw_object(&w);
-    ast_jw_kv_string(&w, "type", AST_STR("approval_response"));
-    ast_jw_kv_string(&w, "request_id", id);
-    ast_jw_kv_string(&w, "decision", ask_yes_no(payload) ? AST_STR("approve") : AST_STR("deny"));
-    ast_jw_end(&w);
-    if (topic.fail || body.fail)
-        return ast_fail(err, AST_E_TOO_LARGE, "approval request with an oversized id");
-    return ast_uplink_send(c->client, ast_buf_view(&topic), ast_buf_view(&body), &c->session,
-                           AST_STR_NONE, err);
+                                &c->session, ast_principal_str(&c->who), err);
 }
 
 static enum ast_rc read_answer(struct chat *c, struct ast_err *err)
 {
-    for (bool done = false; !done;) {
+    struct cli_ask ask = { .client = c->client,
+                           .source = c->session,
+                           .who = c->who,
+                           .approvals = c->cli->yes ? CLI_ASK_APPROVE : CLI_ASK_PERSON,
+                           .reads_answers = isatty(STDIN_FILENO),
+                           .because = c->cli->yes ? "chat --yes" : "no terminal to ask on" };
+
+    for (bool done = false, taken; !done;) {
         AST_AUTO(ast_uplink_frame_done) struct ast_uplink_frame f = { 0 };
         enum ast_rc rc = ast_uplink_recv(c->client, ANSWER_WAIT_MS, &f, err);
         if (rc)
             return rc;
+        rc = cli_ask_answer(&ask, f.payload, &taken, err);
+        if (rc)
+            return rc;
         struct ast_str type = ast_json_str_or(f.payload, AST_STR("type"), AST_STR(""));
-        if (ast_str_is(type, "approval_required")) {
-            rc = answer_approval(c, f.payload, err);
-            if (rc)
-                return rc;
-        }
-        if (!ast_str_is(type, "agent_response"))
+        if (taken || !ast_str_is(type, "agent_response"))
             continue;
         struct ast_str session =
             ast_json_str_or(f.payload, AST_STR("session_id"), AST_STR("default"));
