@@ -59,7 +59,7 @@ static void a_record_holds_every_member(void **state)
 {
     struct rig *r = *state;
     struct row row;
-    r->env.workspace = AST_STR("/work/a");
+    r->env.workspace = AST_STR("/srv/a");
     always(r, "alice", "git *");
     first_row(r, &row);
     AST_AUTO(ast_json_free) struct ast_json_doc *doc = NULL;
@@ -70,7 +70,7 @@ static void a_record_holds_every_member(void **state)
         assert_int_equal(ast_json_type(ast_json_get(root, ast_str_c(nulls[i]))), AST_JSON_NULL);
     assert_int_equal(ast_json_count(root), 10);
     assert_str(ast_json_str_or(root, AST_STR("principal"), AST_STR_NONE), "alice");
-    assert_str(ast_json_str_or(root, AST_STR("workspace_root"), AST_STR_NONE), "/work/a");
+    assert_str(ast_json_str_or(root, AST_STR("workspace_root"), AST_STR_NONE), "/srv/a");
     const struct ast_json *pattern = ast_json_member(root, "action_pattern");
     assert_str(ast_json_str_or(pattern, AST_STR("type"), AST_STR_NONE), "command_pattern");
     assert_str(ast_json_str_or(pattern, AST_STR("command"), AST_STR_NONE), "git \\* *");

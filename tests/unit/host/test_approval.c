@@ -142,10 +142,10 @@ static void approve_always_outlives_the_session_and_the_daemon(void **state)
 static void c05_41_a_workspace_bounds_its_allowances(void **state)
 {
     struct rig *r = *state;
-    r->env.workspace = AST_STR("/work/a");
+    r->env.workspace = AST_STR("/srv/a");
     (void)asked(r, "alice", "make|make x", "alice", "approve_session");
     assert_true(is_covered(r, "alice", "make|make y"));
-    r->env.workspace = AST_STR("/work/ab");
+    r->env.workspace = AST_STR("/srv/ab");
     assert_false(is_covered(r, "alice", "make|make y"));
     r->env.workspace = AST_STR_NONE;
     assert_false(is_covered(r, "alice", "make|make y"));
