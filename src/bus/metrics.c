@@ -99,14 +99,16 @@ static struct ast_metric_cell spare[AST_METRIC_COUNT] = {
 };
 static atomic_uint_least64_t spare_counts[AST_METRIC_COUNT][MAX_BUCKETS];
 
+struct scrape_hook {
+    void (*fn)(void *arg);
+    void *arg;
+};
+
 static struct {
     pthread_once_t once;
     struct ast_lock lock;
     struct ast_map cells[AST_METRIC_COUNT] AST_GUARDED_BY(lock); /* label text -> cell, owned */
-    struct {
-        void (*fn)(void *arg);
-        void *arg;
-    } hooks[MAX_SCRAPE_HOOKS] AST_GUARDED_BY(lock);
+    struct scrape_hook hooks[MAX_SCRAPE_HOOKS] AST_GUARDED_BY(lock);
     size_t hook_count AST_GUARDED_BY(lock);
 } registry = { .once = PTHREAD_ONCE_INIT };
 
@@ -218,6 +220,14 @@ struct ast_metric_cell *ast_metric_cell(enum ast_metric m, const struct ast_str 
 void ast_metric_add(struct ast_metric_cell *c, uint64_t n)
 {
     atomic_fetch_add_explicit(&c->value, n, memory_order_relaxed);
+}
+
+void ast_metric_raise(struct ast_metric_cell *c, uint64_t total)
+{
+    uint64_t v = atomic_load_explicit(&c->value, memory_order_relaxed);
+    while (total > v && !atomic_compare_exchange_weak_explicit(
+                            &c->value, &v, total, memory_order_relaxed, memory_order_relaxed)) {
+    }
 }
 
 void ast_metric_set(struct ast_metric_cell *c, int64_t v)
@@ -386,14 +396,29 @@ void ast_metrics_on_scrape(void (*fn)(void *arg), void *arg)
     registry.hooks[registry.hook_count++].arg = arg;
 }
 
-static void run_hooks(void)
+void ast_metrics_off_scrape(void (*fn)(void *arg), void *arg)
 {
     registry_ready();
+    AST_WITH_LOCK(&registry.lock);
+    for (size_t i = 0; i < registry.hook_count; i++) {
+        if (registry.hooks[i].fn != fn || registry.hooks[i].arg != arg)
+            continue;
+        registry.hooks[i] = registry.hooks[--registry.hook_count];
+        return;
+    }
+}
+
+static void run_hooks(void)
+{
+    struct scrape_hook hooks[MAX_SCRAPE_HOOKS];
+
+    registry_ready();
     ast_lock(&registry.lock);
-    size_t count = registry.hook_count; /* hooks are only ever added */
+    size_t count = registry.hook_count;
+    memcpy(hooks, registry.hooks, count * sizeof hooks[0]);
     ast_unlock(&registry.lock);
     for (size_t i = 0; i < count; i++)
-        registry.hooks[i].fn(registry.hooks[i].arg);
+        hooks[i].fn(hooks[i].arg);
 }
 
 enum ast_rc ast_metrics_render(struct ast_buf *out)

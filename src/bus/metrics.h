@@ -38,9 +38,21 @@
       "Guest publishes refused.")                                                                  \
     X(CAPSULE_RESTARTS, "astrid_capsule_restarts_total", COUNTER, "capsule",                       \
       "Capsules started again after a crash.")                                                     \
+    X(CAPSULE_FUEL, "astrid_capsule_cpu_fuel_total", COUNTER, "capsule",                           \
+      "Fuel burned by guest code: about one unit an instruction.")                                 \
+    X(CAPSULE_FAILURES, "astrid_capsule_failures_total", COUNTER, "capsule",                       \
+      "Calls and run loops that trapped or were cut short.")                                       \
     X(ACTIVE_CONNECTIONS, "astrid_daemon_active_connections", GAUGE, "", "")                       \
     X(ROUTE_PRINCIPALS, "astrid_capsule_route_active_principals", GAUGE, "capsule", "")            \
     X(ROUTE_BYTES, "astrid_capsule_route_budget_bytes_in_use", GAUGE, "capsule", "")               \
+    X(CAPSULE_QUEUED, "astrid_capsule_queued_events", GAUGE, "capsule",                            \
+      "Events that wait for a handler or in a subscription.")                                      \
+    X(CAPSULE_RUNNING, "astrid_capsule_running_calls", GAUGE, "capsule",                           \
+      "Handler calls under way.")                                                                  \
+    X(CAPSULE_MEMORY_PEAK, "astrid_capsule_memory_peak_bytes", GAUGE, "capsule",                   \
+      "Largest guest memory after any call.")                                                      \
+    X(PRINCIPALS_KNOWN, "astrid_principals_known", GAUGE, "",                                      \
+      "Principals with an account in the ledger.")                                                 \
     X(BUILD_INFO, "astrid_build_info", GAUGE, "version,git_sha,rustc",                             \
       "Build provenance (always 1).")                                                              \
     X(GATEWAY_DURATION, "astrid_gateway_request_duration_seconds", HISTOGRAM,                      \
@@ -61,7 +73,9 @@ struct ast_metric_cell; /* one label combination; lives as long as the process *
  * family; beyond that every new combination shares one cell labelled "other". Never NULL. */
 struct ast_metric_cell *ast_metric_cell(enum ast_metric m, const struct ast_str *labels,
                                         size_t count);
-void ast_metric_add(struct ast_metric_cell *c, uint64_t n);      /* counters */
+void ast_metric_add(struct ast_metric_cell *c, uint64_t n); /* counters */
+/* Counters whose total is kept elsewhere: never goes back. */
+void ast_metric_raise(struct ast_metric_cell *c, uint64_t total);
 void ast_metric_set(struct ast_metric_cell *c, int64_t v);       /* gauges */
 void ast_metric_gauge_add(struct ast_metric_cell *c, int64_t d); /* gauges */
 /* Histograms; exported in seconds. */
@@ -70,5 +84,7 @@ uint64_t ast_metric_value(const struct ast_metric_cell *c); /* tests and status 
 
 /* Called at scrape time before the text is made, to refresh gauges. Registered once each at start. */
 void ast_metrics_on_scrape(void (*fn)(void *arg), void *arg);
+/* Takes a registration back. The caller sees to it that no scrape runs: its doors are closed. */
+void ast_metrics_off_scrape(void (*fn)(void *arg), void *arg);
 /* The whole exposition, process metrics included. */
 enum ast_rc ast_metrics_render(struct ast_buf *out);

@@ -90,6 +90,22 @@ static void gauges_refresh(void *arg)
     }
 }
 
+static void open_routes_init(void);
+
+size_t ast_routes_queued(struct ast_str label)
+{
+    size_t n = 0;
+
+    pthread_once(&open_routes.once, open_routes_init);
+    AST_WITH_LOCK(&open_routes.lock);
+    ast_list_each (&open_routes.list, link) {
+        const struct ast_route *r = AST_CONTAINER_OF(link, struct ast_route, peers);
+        if (ast_str_eq(ast_str_c(r->label), label))
+            n += atomic_load_explicit(&r->queued, memory_order_relaxed);
+    }
+    return n;
+}
+
 static void open_routes_init(void)
 {
     ast_lock_init(&open_routes.lock, AST_LOCK_bus);

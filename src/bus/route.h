@@ -61,6 +61,9 @@ struct ast_route_stats {
 };
 void ast_route_stats(struct ast_route *route, struct ast_route_stats *ret);
 
+/* All open routes of a label: messages that wait. Any thread. */
+size_t ast_routes_queued(struct ast_str label);
+
 /* The clock that spaces the log lines about dropped messages, for tests: monotonic nanoseconds. NULL
  * restores the real clock. Head ages follow enqueue order and need no clock. */
 void ast_route_set_clock(int64_t (*now)(void));

@@ -39,17 +39,27 @@ struct chain {
 
 /* --- Putting events into mailboxes (publisher's thread) --------------------------------------- */
 
-static void log_refused(struct capsule_seat *seat, const struct ast_msg *msg, enum mailbox_put put)
+void dispatch_dropped(struct capsule_dispatch *d, struct capsule_seat *seat,
+                      struct ast_str principal, enum seat_drop why)
+{
+    if (!principal.n)
+        principal = ast_principal_str(&d->owner->owner);
+    seat_dropped(seat, why);
+    capsule_ledger_dropped(d->owner->ledger, principal, ast_mono_ns());
+}
+
+static void log_refused(struct capsule_dispatch *d, struct capsule_seat *seat,
+                        struct ast_str principal, const struct ast_msg *msg, enum mailbox_put put)
 {
     uint64_t held;
 
     if (put == MAILBOX_NO_MEMORY) {
-        seat_dropped(seat, SEAT_DROP_NO_MEMORY);
+        dispatch_dropped(d, seat, principal, SEAT_DROP_NO_MEMORY);
         ast_log_fields(AST_LOG_ERROR, DISPATCH_TARGET, "Out of memory, dropping event",
                        AST_F_STR("capsule_id", seat->id), AST_F_STR("topic", msg->topic));
         return;
     }
-    seat_dropped(seat, SEAT_DROP_QUEUE_FULL);
+    dispatch_dropped(d, seat, principal, SEAT_DROP_QUEUE_FULL);
     if (log_gate_pass(&seat->full_gate, 1, ast_mono_ns(), &held))
         ast_log_fields(
             AST_LOG_WARN, DISPATCH_TARGET,
@@ -75,7 +85,7 @@ static bool put(struct capsule_dispatch *d, struct ast_str principal,
                        AST_F_U64("not_logged", held));
     if (result == MAILBOX_QUEUED)
         return true;
-    log_refused(seat, item->msg, result);
+    log_refused(d, seat, principal, item->msg, result);
     return false;
 }
 
@@ -103,7 +113,7 @@ static void start_chain(struct capsule_dispatch *d, struct ast_str principal, st
 {
     struct chain *c = malloc(sizeof *c + matches->n * sizeof c->steps[0]);
     if (!c) {
-        log_refused(matches->v[0]->seat, msg, MAILBOX_NO_MEMORY);
+        log_refused(d, matches->v[0]->seat, principal, msg, MAILBOX_NO_MEMORY);
         return;
     }
     *c = (struct chain){

@@ -38,6 +38,10 @@ void capsule_dispatch_done(struct capsule_dispatch *d); /* after a close that re
 
 /* --- Between dispatch.c and invoke.c --- */
 
+/* Counts an event that no handler sees. An empty principal is the owner's. */
+void dispatch_dropped(struct capsule_dispatch *d, struct capsule_seat *seat,
+                      struct ast_str principal, enum seat_drop why);
+
 /* Deals with m->current: ends in dispatch_advance(), now or later. */
 void dispatch_invoke(struct mailbox *m);
 /* The item is done: on to the chain's next step, on to the mailbox's next item. */

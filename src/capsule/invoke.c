@@ -80,7 +80,8 @@ static enum seat_outcome classify(struct mailbox *m, const struct ast_call_resul
     switch (res->rc) {
     case AST_OK: return returned(m, res);
     case AST_E_UNSUPPORTED:
-        seat_dropped(m->seat, SEAT_DROP_UNSUPPORTED);
+        dispatch_dropped(dispatch_of(m), m->seat, ast_principal_str(&m->principal),
+                         SEAT_DROP_UNSUPPORTED);
         return failedf(m,
                        "Unsupported entry point: capsule does not export `astrid-hook-trigger`: %s",
                        res->error);
@@ -90,6 +91,12 @@ static enum seat_outcome classify(struct mailbox *m, const struct ast_call_resul
         atomic_fetch_add_explicit(&m->seat->traps, 1, memory_order_relaxed);
         return failedf(m, "WASM error: astrid_hook_trigger failed: %s", res->error);
     }
+}
+
+/* The guest's own fault: what classify() counts as a trap. */
+static bool is_fault(enum ast_rc rc)
+{
+    return rc != AST_OK && rc != AST_E_UNSUPPORTED && rc != AST_E_NO_CAPACITY;
 }
 
 /* --- The call (worker) ------------------------------------------------------------------------ */
@@ -121,11 +128,16 @@ static void charge(struct mailbox *m, const struct ast_call_result *res, int64_t
 {
     struct capsule_ledger *l = registry_of(m)->ledger;
     struct ast_str principal = ast_principal_str(&m->call.invoking);
+    const struct capsule_cost cost = {
+        .fuel = invocation_fuel(res, m->call.ticks),
+        .memory_bytes = res->memory_bytes,
+        .failed = is_fault(res->rc),
+    };
 
-    capsule_ledger_charge(l, principal, &m->call.reservation, invocation_fuel(res, m->call.ticks),
-                          now_ns);
+    capsule_ledger_settle(l, principal, &m->call.reservation, &cost, now_ns);
     if (res->memory_grew)
         capsule_ledger_grew(l, principal, res->memory_bytes);
+    seat_used(m->seat, cost.fuel, cost.memory_bytes);
 }
 
 static void sample(const struct mailbox *m, const struct ast_call_result *res, int64_t now_ns)
@@ -339,6 +351,6 @@ void dispatch_invoke(struct mailbox *m)
             break;
         capsule_unref(ast_steal(&call->capsule));
     }
-    seat_dropped(m->seat, SEAT_DROP_CLOSED);
+    dispatch_dropped(dispatch_of(m), m->seat, ast_principal_str(&m->principal), SEAT_DROP_CLOSED);
     give_up(m, SEAT_OUTCOME_ERROR);
 }

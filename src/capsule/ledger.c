@@ -26,11 +26,19 @@ struct account {
     uint64_t window_fuel; /* charged since window_start */
     uint64_t reserved;    /* estimates of calls that started in this window and still run */
     uint64_t usual;       /* moving average of fuel per call: the estimate */
+    uint64_t calls;
+    uint64_t memory_peak_bytes;
+    uint64_t failures;
+    /* Not touched by an ordinary call from here on. */
+    uint64_t window_calls;              /* `calls` when the window began */
+    uint64_t recent_calls, recent_fuel; /* of earlier windows, halved each second */
+    uint64_t throttled, dropped;
 };
 
 struct shard {
     _Alignas(64) struct ast_lock lock;
     struct ast_map accounts AST_GUARDED_BY(lock); /* principal -> struct account, owned */
+    struct account gone AST_GUARDED_BY(lock);     /* sums of the accounts that gave way */
 };
 
 /* Owner: any thread, under the locks. */
@@ -88,14 +96,31 @@ static uint64_t add_saturating(uint64_t a, uint64_t b)
     return __builtin_add_overflow(a, b, &sum) ? UINT64_MAX : sum;
 }
 
+static uint64_t halved(uint64_t v, int64_t seconds)
+{
+    return seconds < 64 ? v >> seconds : 0;
+}
+
 /* Time that goes backwards counts as no time. */
 static void roll(struct account *a, int64_t now_ns)
 {
-    if (now_ns - a->window_start >= WINDOW_NS) {
-        a->window_start = now_ns;
-        a->window_fuel = 0;
-        a->reserved = 0;
-    }
+    int64_t windows = (now_ns - a->window_start) / WINDOW_NS;
+    if (windows < 1)
+        return;
+    a->recent_fuel = halved(add_saturating(a->recent_fuel, a->window_fuel), windows);
+    a->recent_calls = halved(a->recent_calls + (a->calls - a->window_calls), windows);
+    a->window_calls = a->calls;
+    a->window_start = now_ns;
+    a->window_fuel = 0;
+    a->reserved = 0;
+}
+
+static void count_throttled(struct shard *s, struct ast_str principal)
+{
+    AST_WITH_LOCK(&s->lock);
+    struct account *a = ast_map_get(&s->accounts, principal);
+    if (a)
+        a->throttled++;
 }
 
 bool capsule_ledger_admit(struct capsule_ledger *l, struct ast_str principal, uint64_t budget,
@@ -120,8 +145,10 @@ bool capsule_ledger_admit(struct capsule_ledger *l, struct ast_str principal, ui
         ast_unlock(&s->lock);
         if (!a || !over)
             return true;
-        if (pass == 0 && !exempt(arg, principal))
+        if (pass == 0 && !exempt(arg, principal)) {
+            count_throttled(s, principal);
             return false;
+        }
     }
     return true;
 }
@@ -138,6 +165,20 @@ static int by_worth(const void *left, const void *right)
     if (a->is_busy != b->is_busy)
         return a->is_busy - b->is_busy;
     return (a->total > b->total) - (a->total < b->total);
+}
+
+/* The sums stay true when an account goes. */
+static void bury(struct shard *s, struct account *a) AST_REQUIRES(s->lock)
+{
+    if (!a)
+        return;
+    s->gone.total = add_saturating(s->gone.total, a->total);
+    s->gone.calls += a->calls;
+    s->gone.failures += a->failures;
+    s->gone.throttled += a->throttled;
+    s->gone.dropped += a->dropped;
+    s->gone.memory_peak_bytes = AST_MAX(s->gone.memory_peak_bytes, a->memory_peak_bytes);
+    free(a);
 }
 
 /* Room in a full shard: the lowest totals give way, those nothing depends on now first. Many at
@@ -158,7 +199,7 @@ static bool evict_lowest(struct shard *s, int64_t now_ns) AST_REQUIRES(s->lock)
     }
     qsort(all, n, sizeof *all, by_worth);
     for (size_t i = 0; i < AST_MIN(n, EVICTED_AT_ONCE); i++)
-        free(ast_map_remove(&s->accounts, all[i].principal));
+        bury(s, ast_map_remove(&s->accounts, all[i].principal));
     free(all);
     return true;
 }
@@ -177,6 +218,19 @@ static struct account *account_make(struct shard *s, struct ast_str principal, i
     return a;
 }
 
+static void charge(struct account *a, const struct capsule_reservation *reserved, uint64_t fuel,
+                   int64_t now_ns)
+{
+    if (reserved->window == a->window_start)
+        a->reserved -= AST_MIN(a->reserved, reserved->fuel);
+    if (!fuel)
+        return;
+    roll(a, now_ns);
+    a->window_fuel = add_saturating(a->window_fuel, fuel);
+    a->total = add_saturating(a->total, fuel);
+    a->usual = a->usual ? a->usual - a->usual / 4 + fuel / 4 : fuel;
+}
+
 void capsule_ledger_charge(struct capsule_ledger *l, struct ast_str principal,
                            const struct capsule_reservation *reserved, uint64_t fuel,
                            int64_t now_ns)
@@ -188,16 +242,107 @@ void capsule_ledger_charge(struct capsule_ledger *l, struct ast_str principal,
     struct account *a = ast_map_get(&s->accounts, principal);
     if (!a && fuel)
         a = account_make(s, principal, now_ns);
-    if (!a) /* forgotten meanwhile, or no memory: the limiter errs on the caller's side */
+    if (a) /* else forgotten meanwhile, or no memory: the limiter errs on the caller's side */
+        charge(a, reserved, fuel, now_ns);
+}
+
+void capsule_ledger_settle(struct capsule_ledger *l, struct ast_str principal,
+                           const struct capsule_reservation *reserved,
+                           const struct capsule_cost *cost, int64_t now_ns)
+{
+    struct shard *s = shard_of(l, principal);
+    AST_WITH_LOCK(&s->lock);
+    struct account *a = ast_map_get(&s->accounts, principal);
+    if (!a)
+        a = account_make(s, principal, now_ns);
+    if (!a)
         return;
-    if (reserved->window == a->window_start)
-        a->reserved -= AST_MIN(a->reserved, reserved->fuel);
-    if (!fuel)
-        return;
-    roll(a, now_ns);
-    a->window_fuel = add_saturating(a->window_fuel, fuel);
-    a->total = add_saturating(a->total, fuel);
-    a->usual = a->usual ? a->usual - a->usual / 4 + fuel / 4 : fuel;
+    charge(a, reserved, cost->fuel, now_ns);
+    a->calls++;
+    a->failures += cost->failed;
+    a->memory_peak_bytes = AST_MAX(a->memory_peak_bytes, cost->memory_bytes);
+}
+
+void capsule_ledger_dropped(struct capsule_ledger *l, struct ast_str principal, int64_t now_ns)
+{
+    struct shard *s = shard_of(l, principal);
+    AST_WITH_LOCK(&s->lock);
+    struct account *a = ast_map_get(&s->accounts, principal);
+    if (!a)
+        a = account_make(s, principal, now_ns);
+    if (a)
+        a->dropped++;
+}
+
+/* Everything but the name. */
+static void read_account(const struct account *a, int64_t now_ns, struct capsule_use *ret)
+{
+    int64_t windows = AST_MAX((now_ns - a->window_start) / WINDOW_NS, INT64_C(0));
+    *ret = (struct capsule_use){
+        .calls = a->calls,
+        .failures = a->failures,
+        .throttled = a->throttled,
+        .dropped = a->dropped,
+        .fuel = a->total,
+        .memory_peak_bytes = a->memory_peak_bytes,
+        .recent_calls = halved(a->recent_calls + (a->calls - a->window_calls), windows),
+        .recent_fuel = halved(add_saturating(a->recent_fuel, a->window_fuel), windows),
+    };
+}
+
+static void set_name(struct capsule_use *u, struct ast_str principal)
+{
+    u->principal.n = (uint8_t)AST_MIN(principal.n, (size_t)AST_PRINCIPAL_MAX);
+    memcpy(u->principal.name, principal.p, u->principal.n);
+}
+
+size_t capsule_ledger_shard_max(void)
+{
+    return ACCOUNTS_PER_SHARD;
+}
+
+bool capsule_ledger_copy(struct capsule_ledger *l, unsigned shard, int64_t now_ns,
+                         struct capsule_use *ret, size_t *ret_n, struct capsule_use *ret_gone)
+{
+    struct ast_str principal;
+    void *value;
+    size_t n = 0;
+
+    if (shard >= SHARDS)
+        return false;
+    struct shard *s = &l->shards[shard];
+    AST_WITH_LOCK(&s->lock);
+    for (size_t pos = 0;
+         n < ACCOUNTS_PER_SHARD && ast_map_next(&s->accounts, &pos, &principal, &value); n++) {
+        read_account(value, now_ns, &ret[n]);
+        set_name(&ret[n], principal);
+    }
+    read_account(&s->gone, now_ns, ret_gone);
+    ret_gone->recent_calls = 0; /* the sums have no window */
+    *ret_n = n;
+    return true;
+}
+
+void capsule_ledger_use(struct capsule_ledger *l, struct ast_str principal, int64_t now_ns,
+                        struct capsule_use *ret)
+{
+    struct shard *s = shard_of(l, principal);
+    AST_WITH_LOCK(&s->lock);
+    const struct account *a = ast_map_get(&s->accounts, principal);
+    *ret = (struct capsule_use){ 0 };
+    if (a)
+        read_account(a, now_ns, ret);
+    set_name(ret, principal);
+}
+
+size_t capsule_ledger_count(struct capsule_ledger *l)
+{
+    size_t n = 0;
+    for (size_t i = 0; i < SHARDS; i++) {
+        AST_WITH_LOCK(&l->shards[i].lock);
+        n += l->shards[i].accounts.n;
+    }
+    return n;
 }
 
 uint64_t capsule_ledger_fuel(struct capsule_ledger *l, struct ast_str principal)
@@ -261,7 +406,7 @@ void capsule_ledger_forget(struct capsule_ledger *l, struct ast_str principal)
 {
     struct shard *s = shard_of(l, principal);
     ast_lock(&s->lock);
-    free(ast_map_remove(&s->accounts, principal));
+    bury(s, ast_map_remove(&s->accounts, principal));
     ast_unlock(&s->lock);
     AST_WITH_LOCK(&l->peak_lock);
     free(ast_map_remove(&l->peaks, principal));

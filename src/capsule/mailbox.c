@@ -282,3 +282,35 @@ void mailbox_resume(struct mailbox *m, void (*resume)(struct mailbox *m))
     m->resume = resume;
     m->table->post(m->table->arg, &m->task);
 }
+
+/* --- Watching --------------------------------------------------------------------------------- */
+
+static struct mailbox_load load_of(const struct mailbox *m)
+{
+    return (struct mailbox_load){ m->seat, m->principal, m->n, m->running };
+}
+
+size_t mailboxes_copy(struct mailboxes *t, size_t shard, struct mailbox_load *ret, size_t max)
+{
+    struct mailbox_shard *s = &t->shards[shard];
+    size_t n = 0;
+
+    AST_WITH_LOCK(&s->lock);
+    if (s->n > max)
+        return s->n;
+    for (size_t i = 0; i < s->cap; i++)
+        for (const struct mailbox *m = s->buckets[i]; m; m = m->next)
+            ret[n++] = load_of(m);
+    return n;
+}
+
+void mailboxes_look(struct mailboxes *t, const struct capsule_seat *seat, struct ast_str principal,
+                    struct mailbox_load *ret)
+{
+    uint64_t hash = hash_key(seat, principal);
+    struct mailbox_shard *s = shard_of(t, hash);
+
+    AST_WITH_LOCK(&s->lock);
+    const struct mailbox *m = find(s, hash, seat, principal);
+    *ret = m ? load_of(m) : (struct mailbox_load){ .seat = seat };
+}

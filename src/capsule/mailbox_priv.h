@@ -95,5 +95,18 @@ enum mailbox_put mailboxes_put(struct mailboxes *t, struct capsule_seat *seat,
 /* The current item is done with. The mailbox may be gone afterwards. */
 void mailbox_next(struct mailbox *m);
 void mailbox_chain_over(struct mailbox *home);
+/* One mailbox, for those who watch. */
+struct mailbox_load {
+    const struct capsule_seat *seat;
+    struct ast_principal principal; /* empty: the system mailbox */
+    unsigned waiting, running;      /* items */
+};
+/* Copies a shard's mailboxes under its lock: at most `max`; returns how many there are, so a
+ * larger number asks for another try. `shard` is below MAILBOX_SHARDS. */
+size_t mailboxes_copy(struct mailboxes *t, size_t shard, struct mailbox_load *ret, size_t max);
+/* One mailbox; nothing waits and runs when there is none. */
+void mailboxes_look(struct mailboxes *t, const struct capsule_seat *seat, struct ast_str principal,
+                    struct mailbox_load *ret);
+
 /* Runs resume(m) on a worker, while the current item is under way. */
 void mailbox_resume(struct mailbox *m, void (*resume)(struct mailbox *m));

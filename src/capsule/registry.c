@@ -153,8 +153,7 @@ void registry_publish_loaded(struct ast_capsules *r)
 
 /* --- Looking ---------------------------------------------------------------------------------- */
 
-/* The seats of now; they outlive every look. */
-static struct capsule_seat **seats_copy(struct ast_capsules *r, size_t *ret_n)
+struct capsule_seat **registry_seats(struct ast_capsules *r, size_t *ret_n)
 {
     AST_WITH_LOCK(&r->lock);
     struct capsule_seat **v = malloc((r->seats.n + 1) * sizeof *v);
@@ -168,7 +167,7 @@ void ast_capsules_each(struct ast_capsules *r,
                        bool (*each)(void *arg, const struct ast_capsule_row *row), void *arg)
 {
     size_t n;
-    AST_AUTO(ast_cfree) struct capsule_seat **seats = seats_copy(r, &n);
+    AST_AUTO(ast_cfree) struct capsule_seat **seats = registry_seats(r, &n);
     bool more = true;
 
     for (size_t i = 0; more && i < n; i++) {
@@ -210,7 +209,7 @@ bool ast_capsules_have_uplink_tables(struct ast_capsules *r)
 bool ast_capsules_serve(struct ast_capsules *r, struct ast_str topic)
 {
     size_t n;
-    AST_AUTO(ast_cfree) struct capsule_seat **seats = seats_copy(r, &n);
+    AST_AUTO(ast_cfree) struct capsule_seat **seats = registry_seats(r, &n);
     bool served = false;
 
     for (size_t i = 0; !served && i < n; i++) {
@@ -249,7 +248,7 @@ void ast_capsules_drain(struct ast_capsules *r, unsigned wait_ms)
 void ast_capsules_trim(struct ast_capsules *r, int64_t now_ns)
 {
     size_t n;
-    AST_AUTO(ast_cfree) struct capsule_seat **seats = seats_copy(r, &n);
+    AST_AUTO(ast_cfree) struct capsule_seat **seats = registry_seats(r, &n);
 
     for (size_t i = 0; i < n; i++) {
         AST_AUTO(capsule_unref) struct capsule *c = seat_current(seats[i]);
@@ -288,6 +287,7 @@ enum ast_rc ast_capsules_new(const struct ast_capsules_config *cfg, struct ast_c
         ast_capsules_free(r);
         return rc;
     }
+    ast_metrics_on_scrape(activity_scrape, r);
     r->host->capsule_holds = capsule_holds;
     r->host->capsule_holds_arg = r;
     *ret = r;
@@ -309,6 +309,7 @@ void ast_capsules_free(struct ast_capsules *r)
     if (!r)
         return;
     bool quiet = true;
+    ast_metrics_off_scrape(activity_scrape, r);
     for (size_t i = 0; i < r->seats.n; i++)
         registry_seat_unload(r, r->seats.v[i]);
     int64_t deadline_ns = ast_mono_ns() + REGISTRY_STOP_NS;

@@ -42,6 +42,8 @@ void registry_uuid_add(struct ast_capsules *r, struct capsule *c);
 void registry_uuid_remove(struct ast_capsules *r, struct capsule *c);
 void registry_alive(struct ast_capsules *r, int delta);
 void registry_signal(struct ast_capsules *r, struct capsule *c, enum capsule_ready now);
+/* The seats of now in ascending order of ids; they outlive every look. free() it; NULL: no memory. */
+struct capsule_seat **registry_seats(struct ast_capsules *r, size_t *ret_n);
 struct capsule_seat *registry_seat_find(struct ast_capsules *r, struct ast_str id); /* NULL */
 /* Finds or makes. */
 AST_MUST_CHECK
@@ -51,6 +53,10 @@ enum ast_rc registry_seat_for(struct ast_capsules *r, struct ast_str id, struct 
 void registry_event(struct ast_capsules *r, enum ast_event_kind kind, struct ast_str id,
                     const char *key, struct ast_str value);
 void registry_publish_loaded(struct ast_capsules *r);
+
+/* --- activity.c --- */
+
+void activity_scrape(void *registry); /* refreshes the metrics of capsules */
 
 /* --- load.c --- */
 

@@ -19,6 +19,7 @@
 #define GRACE_WINDOWS    3u
 #define TICK_NS          (100 * AST_NS_PER_MS) /* the unit of spec 05 §20.3 */
 #define MAX_WINDOW_TICKS 50u
+#define TICK_FUEL        (AST_ENGINE_TICK_MS * UINT64_C(1000000)) /* see invocation_fuel() */
 
 static struct capsule *capsule_of(void *user)
 {
@@ -36,6 +37,7 @@ static bool on_tick(void *user, int64_t now_ns)
     struct capsule_loop *l = &c->loop;
 
     l->ticks++;
+    seat_used(c->seat, TICK_FUEL, /* memory_bytes= */ 0); /* who watches sees it while it runs */
     if (!l->bounded || now_ns < l->window_end_ns)
         return true;
     /* differs: every waiting host call counts, not only recv */
@@ -62,8 +64,9 @@ static void on_done(void *user, const struct ast_call_result *res)
     if (res->rc && !asked)
         atomic_fetch_add(&c->seat->traps, 1);
     /* differs: a loop's fuel is charged to its owner */
-    capsule_ledger_charge(c->owner->ledger, owner, &none, invocation_fuel(res, c->loop.ticks),
-                          ast_mono_ns());
+    uint64_t fuel = invocation_fuel(res, c->loop.ticks), seen = c->loop.ticks * TICK_FUEL;
+    capsule_ledger_charge(c->owner->ledger, owner, &none, fuel, ast_mono_ns());
+    seat_used(c->seat, fuel > seen ? fuel - seen : 0, res->memory_bytes);
     if (res->memory_grew)
         capsule_ledger_grew(c->owner->ledger, owner, res->memory_bytes);
     ast_host_call_end(&c->loop.host);

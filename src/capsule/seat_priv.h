@@ -59,7 +59,9 @@ struct capsule_seat {
     struct ast_lock lock;
     struct capsule *current AST_GUARDED_BY(lock); /* owned reference; NULL: nobody */
     atomic_uint mailboxes;                        /* with a principal */
-    atomic_uint_least64_t calls, traps, restarts, dropped;
+    /* fuel: of ended calls, and of running loops by their ticks. memory_peak_bytes: the largest
+     * instance a call ended on. */
+    atomic_uint_least64_t calls, fuel, memory_peak_bytes, traps, restarts, dropped;
     struct ast_metric_cell *outcomes[SEAT_OUTCOME_COUNT];
     struct ast_metric_cell *drops[SEAT_DROP_COUNT];
     struct ast_metric_cell *restart_cell;
@@ -75,3 +77,13 @@ struct capsule *seat_current(struct capsule_seat *s); /* a new reference, or NUL
 /* Takes the reference `c` (NULL: nobody); gives back the one that sat there. */
 struct capsule *seat_replace(struct capsule_seat *s, struct capsule *c);
 void seat_dropped(struct capsule_seat *s, enum seat_drop why);
+/* A call, or a part of a run loop, took that much. */
+static inline void seat_used(struct capsule_seat *s, uint64_t fuel, uint64_t memory_bytes)
+{
+    atomic_fetch_add_explicit(&s->fuel, fuel, memory_order_relaxed);
+    uint64_t peak = atomic_load_explicit(&s->memory_peak_bytes, memory_order_relaxed);
+    while (memory_bytes > peak &&
+           !atomic_compare_exchange_weak_explicit(&s->memory_peak_bytes, &peak, memory_bytes,
+                                                  memory_order_relaxed, memory_order_relaxed)) {
+    }
+}

@@ -6,6 +6,7 @@
 #include "base/buf.h"
 #include "base/map.h"
 #include "base/thread.h"
+#include "capsule/activity.h"
 #include "kernel/kernel.h"
 
 #define KERNEL_TARGET "astrid.kernel"
@@ -83,6 +84,11 @@ struct kernel_router;
 enum ast_rc kernel_router_start(struct ast_kernel *k, struct kernel_router **ret,
                                 struct ast_err *err);
 void kernel_router_stop(struct kernel_router *r);
+
+/* ---- the answer of GetActivity ---- */
+
+void kernel_activity_json(const struct ast_kernel *k, const struct ast_activity *a,
+                          struct ast_str sort, struct ast_jw *w);
 
 /* ---- boot pieces ---- */
 

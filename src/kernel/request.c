@@ -26,6 +26,7 @@ struct request {
     struct ast_principal caller;
     char *source; /* InstallCapsule: what to install. Shutdown: the reason. Owned */
     bool workspace;
+    struct ast_activity_ask activity; /* GetActivity */
     struct ast_buf out;
     void (*done)(void *arg, struct ast_str response_json);
     void *arg;
@@ -184,6 +185,47 @@ static void run_status(struct request *r)
     answer_end(&w, AST_STR("Status"));
 }
 
+static enum ast_rc read_activity(struct request *r, const struct ast_json *params,
+                                 struct ast_err *err)
+{
+    const struct ast_json *limit = ast_json_member(params, "limit");
+    const struct ast_json *sort = ast_json_member(params, "sort");
+    uint64_t n = AST_ACTIVITY_ROWS;
+    struct ast_str name = ast_activity_sorts[AST_ACTIVITY_SORT_CPU];
+    unsigned i = 0;
+
+    if (limit && (!ast_json_u64(limit, &n) || n < 1 || n > AST_ACTIVITY_MAX_ROWS))
+        return ast_fail(err, AST_E_INVALID, "GetActivity: limit is 1 to %u", AST_ACTIVITY_MAX_ROWS);
+    if (sort && !ast_json_string(sort, &name))
+        return ast_fail(err, AST_E_INVALID, "GetActivity: sort is a string");
+    while (i < AST_ACTIVITY_SORT_COUNT && !ast_str_eq(ast_activity_sorts[i], name))
+        i++;
+    if (i == AST_ACTIVITY_SORT_COUNT)
+        return ast_fail(err, AST_E_INVALID,
+                        "GetActivity: sort is cpu, calls, memory, queue or drops");
+    r->activity =
+        (struct ast_activity_ask){ .sort = (enum ast_activity_sort)i, .limit = (unsigned)n };
+    return AST_OK;
+}
+
+/* Others' figures are the operator's; anybody may see what it uses itself. */
+static void run_activity(struct request *r)
+{
+    AST_AUTO(ast_activity_free) struct ast_activity *a = NULL;
+    struct ast_str caller = ast_principal_str(&r->caller);
+    struct ast_err err = AST_ERR_INIT;
+
+    if (!ast_policy_holds(r->k->policy, caller, AST_STR("system:status")))
+        r->activity.only = caller;
+    if (ast_capsules_activity(r->k->capsules, &r->activity, &a, &err)) {
+        answer_error(r, ast_str_c(err.msg));
+        return;
+    }
+    struct ast_jw w = answer_begin(r);
+    kernel_activity_json(r->k, a, ast_activity_sorts[r->activity.sort], &w);
+    answer_end(&w, AST_STR("Activity"));
+}
+
 /* ---- changes ---- */
 
 static enum ast_rc read_approve(struct request *r, const struct ast_json *params,
@@ -314,6 +356,9 @@ static const struct request_row rows[] = {
     { S("GetCommands"), S("self:capsule:list"), S("capsule:list"), 0, false, NULL, run_commands },
     { S("GetCapsuleMetadata"), S("self:capsule:list"), S("capsule:list"), 0, false, NULL,
       run_metadata },
+    /* Ours: what capsules and principals do. */
+    { S("GetActivity"), S("self:capsule:list"), S("system:status"), 0, false, read_activity,
+      run_activity },
     { S("ReloadCapsules"), S("self:capsule:reload"), S("capsule:reload"), 5, true, NULL,
       run_reload },
     /* A host-wide install needs the global form (spec README §5 gap 15). */
