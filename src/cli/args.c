@@ -14,6 +14,13 @@
 static const struct cli_option format_options[] = {
     { 0, "format", "F", "pretty or json [default: pretty]" }, OPTION_END
 };
+static const struct cli_option top_options[] = {
+    { 'n', "once", NULL, "print one table and exit" },
+    { 0, "interval", "SECONDS", "time between two refreshes, 0.1 to 3600 [default: 1]" },
+    { 0, "sort", "KEY", "cpu, calls, memory, queue or drops [default: cpu]" },
+    { 0, "format", "F", "pretty or json [default: pretty]" },
+    OPTION_END,
+};
 static const struct cli_option run_options[] = {
     { 'y', "yes", NULL, "approve what capsules ask for" },
     { 0, "session", "ID", "continue a session (a UUID or a name)" },
@@ -68,7 +75,13 @@ static const struct cli_command commands[] = {
     { "restart", "", 0, 0, "Stop the daemon and start it again", NULL, NULL, cmd_restart },
     { "status", "", 0, 0, "Show whether the daemon runs, and what it runs", NULL, status_options,
       cmd_status },
-    { "ps", "", 0, 0, "List the loaded capsules", NULL, format_options, cmd_ps },
+    { "ps", "", 0, 0, "List the loaded capsules and what they and principals did", NULL,
+      format_options, cmd_ps },
+    { "top", "", 0, 0, "Watch what capsules and principals do",
+      "Keys: c CPU, s calls, m memory, Q queue, d drops choose the order; q quits. Not on a terminal, or\n"
+      "with --once, one table is printed. With --format json a line of JSON comes at every refresh.\n"
+      "Exit status as of a signal when one ends it.",
+      top_options, cmd_top },
     { "who", "", 0, 0, "List the connected clients", NULL, format_options, cmd_who },
     { "logs", "[CAPSULE]", 0, 1, "Print the daemon's log, or a capsule's", NULL, logs_options,
       cmd_logs },

@@ -86,6 +86,7 @@ int cmd_restart(struct cli *cli);
 int cmd_status(struct cli *cli);
 int cmd_who(struct cli *cli);
 int cmd_ps(struct cli *cli);
+int cmd_top(struct cli *cli);
 int cmd_logs(struct cli *cli);
 int cmd_version(struct cli *cli);
 int cmd_help(struct cli *cli);

@@ -29,6 +29,7 @@ DOORS = {
     "wasmtime.h": ["wasm/"],
     "wasm.h": ["wasm/"],
     "libwebsockets.h": ["gateway/http"],
+    "ncurses.h": ["cli/screen"],
     "archive.h": ["capsule/archive"],
     "archive_entry.h": ["capsule/archive"],
 }

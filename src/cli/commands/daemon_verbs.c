@@ -1,4 +1,4 @@
-/* start, stop, restart, status, ps, who (spec 08 §5.4, §5.5). */
+/* start, stop, restart, status, who (spec 08 §5.4, §5.5). */
 #include <stdlib.h>
 #include <string.h>
 
@@ -177,7 +177,7 @@ int cmd_status(struct cli *cli)
     return CLI_OK;
 }
 
-/* For ps and who: CLI_OK with *ret NULL means "no daemon", already told. */
+/* CLI_OK with *ret NULL means "no daemon", already told. */
 static int status_or_tell(struct cli *cli, struct ast_uplink_frame *f, const struct ast_json **ret)
 {
     struct ast_err err = AST_ERR_INIT;
@@ -198,38 +198,6 @@ static int status_or_tell(struct cli *cli, struct ast_uplink_frame *f, const str
         ast_wrap(&err, AST_E_IO, "Failed to connect to daemon");
         return cli_error(&err);
     }
-    return CLI_OK;
-}
-
-int cmd_ps(struct cli *cli)
-{
-    AST_AUTO(ast_uplink_frame_done) struct ast_uplink_frame f = { 0 };
-    AST_AUTO(ast_buf_done) struct ast_buf out = AST_BUF_INIT(1024u * 1024);
-    const struct ast_json *status, *one;
-    int exit_status = status_or_tell(cli, &f, &status);
-    struct ast_jw w = AST_JW_INIT(&out);
-    struct ast_str unused, id;
-
-    if (!status)
-        return exit_status;
-    struct ast_json_iter it = AST_JSON_ITER(ast_json_member(status, "loaded_capsules"));
-    bool json = cli_format(cli) == CLI_JSON;
-    if (!json)
-        printf("%-28s %s\n", "CAPSULE", "STATE");
-    ast_jw_array(&w);
-    while (ast_json_next(&it, &unused, &one)) {
-        if (!ast_json_string(one, &id))
-            continue;
-        if (!json)
-            printf("%-28.*s ready\n", AST_STR_ARG(id));
-        ast_jw_object(&w);
-        ast_jw_kv_string(&w, "capsule", id);
-        ast_jw_kv_string(&w, "state", AST_STR("ready"));
-        ast_jw_end(&w);
-    }
-    ast_jw_end(&w);
-    if (json)
-        cli_print_json(ast_buf_view(&out));
     return CLI_OK;
 }
 
