@@ -237,6 +237,36 @@ static void scrape_hooks_refresh_gauges_first(void **state)
     free(text);
 }
 
+static void a_hook_that_was_taken_back_is_not_asked(void **state)
+{
+    (void)state;
+    static int connections = 7;
+    ast_metrics_on_scrape(set_connections, &connections);
+    free(render());
+    connections = 8;
+    ast_metrics_off_scrape(set_connections, &connections);
+    ast_metric_set(ast_metric_cell(AST_METRIC_ACTIVE_CONNECTIONS, NULL, 0), 7);
+    static int others = 9;
+    ast_metrics_off_scrape(set_connections, &others); /* nobody's: nothing happens */
+    char *text = render();
+    assert_lacks(text, "\nastrid_daemon_active_connections 8\n");
+    free(text);
+}
+
+static void a_raised_counter_never_goes_back(void **state)
+{
+    (void)state;
+    struct ast_str label = AST_STR("raised");
+    struct ast_metric_cell *c = ast_metric_cell(AST_METRIC_CAPSULE_FUEL, &label, 1);
+    ast_metric_raise(c, 41);
+    ast_metric_raise(c, 7);
+    assert_int_equal(ast_metric_value(c), 41);
+    ast_metric_raise(c, 42);
+    char *text = render();
+    assert_has(text, "\nastrid_capsule_cpu_fuel_total{capsule=\"raised\"} 42\n");
+    free(text);
+}
+
 /* Each family is listed once, with the names and labels of the table. */
 static void c04_52_names_and_labels_are_those_of_the_list(void **state)
 {
@@ -260,6 +290,8 @@ static void c04_52_names_and_labels_are_those_of_the_list(void **state)
           "astrid_dispatch_outcomes_total{capsule=\"l0\",outcome=\"l1\"} " },
         { AST_METRIC_PUBLISH_REJECTED,
           "astrid_ipc_publish_rejected_total{capsule=\"l0\",reason=\"l1\"} " },
+        { AST_METRIC_CAPSULE_FUEL, "astrid_capsule_cpu_fuel_total{capsule=\"l0\"} " },
+        { AST_METRIC_CAPSULE_FAILURES, "astrid_capsule_failures_total{capsule=\"l0\"} " },
         { AST_METRIC_GATEWAY_REQUESTS,
           "astrid_gateway_requests_total{method=\"l0\",route=\"l1\",status=\"l2\"} " },
         { AST_METRIC_ROUTE_PRINCIPALS, "astrid_capsule_route_active_principals{capsule=\"l0\"} " },
@@ -297,6 +329,8 @@ int main(void)
         cmocka_unit_test(process_facts_are_plausible),
         cmocka_unit_test(counters_come_before_gauges_before_histograms),
         cmocka_unit_test(scrape_hooks_refresh_gauges_first),
+        cmocka_unit_test(a_hook_that_was_taken_back_is_not_asked),
+        cmocka_unit_test(a_raised_counter_never_goes_back),
         cmocka_unit_test(c04_52_names_and_labels_are_those_of_the_list),
     };
     return cmocka_run_group_tests_name("metrics", tests, NULL, NULL);
