@@ -99,6 +99,7 @@ enum ast_rc cli_screen_open(struct cli_screen **ret, struct ast_err *err)
     s = calloc(1, sizeof *s);
     if (!s)
         return ast_fail(err, AST_E_NO_MEMORY, "terminal");
+    catch_signals(s); /* first: curses puts its own handlers where the default is */
     s->screen = newterm(term, stdout, stdin);
     const char *move = s->screen ? tigetstr("cup") : NULL;
     if (!move || move == (char *)-1) {
@@ -106,12 +107,12 @@ enum ast_rc cli_screen_open(struct cli_screen **ret, struct ast_err *err)
             endwin();
             delscreen(s->screen);
         }
+        release_signals(s);
         free(s);
         return ast_fail(err, AST_E_UNSUPPORTED, "the terminal '%s' has no full screen",
                         term ? term : "");
     }
     is_open = 1;
-    catch_signals(s);
     set_term(s->screen);
     cbreak();
     noecho();
