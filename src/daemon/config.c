@@ -9,7 +9,8 @@
 
 #include "base/banned.h"
 
-#define CONFIG_MAX_BYTES 1048576u
+#define CONFIG_MAX_BYTES  1048576u
+#define APPROVAL_SECS_MAX 86400u
 
 void ast_daemon_config_done(struct ast_daemon_config *c)
 {
@@ -114,6 +115,26 @@ static enum ast_rc read_capsule(const struct ast_json *table, struct ast_daemon_
     return AST_OK;
 }
 
+static enum ast_rc read_asking(const struct ast_json *root, struct ast_daemon_config *c,
+                               struct ast_err *err)
+{
+    const struct ast_json *v = ast_json_member(ast_json_member(root, "timeouts"), "approval_secs");
+    uint64_t n = 0;
+
+    if (v && (!ast_json_u64(v, &n) || n == 0 || n > APPROVAL_SECS_MAX))
+        return ast_fail(err, AST_E_INVALID,
+                        "Validation error in field 'timeouts.approval_secs': expected 1 to %u",
+                        APPROVAL_SECS_MAX);
+    if (v)
+        c->approval_secs = (unsigned)n;
+    v = ast_json_member(ast_json_member(root, "uplink"), "own_questions_only");
+    if (v && !ast_json_bool(v, &c->own_questions_only))
+        return ast_fail(
+            err, AST_E_INVALID,
+            "Validation error in field 'uplink.own_questions_only': expected true or false");
+    return AST_OK;
+}
+
 /* NOT_FOUND when there is no such file. */
 static enum ast_rc read_file(const char *path, struct ast_daemon_config *c, bool *level_set,
                              struct ast_err *err)
@@ -130,7 +151,9 @@ static enum ast_rc read_file(const char *path, struct ast_daemon_config *c, bool
     if (rc)
         return ast_wrap(err, rc, "Failed to parse config file at %s", path);
     rc = read_logging(ast_json_member(ast_json_root(doc), "logging"), c, level_set, err);
-    return rc ? rc : read_capsule(ast_json_member(ast_json_root(doc), "capsule"), c, err);
+    if (!rc)
+        rc = read_capsule(ast_json_member(ast_json_root(doc), "capsule"), c, err);
+    return rc ? rc : read_asking(ast_json_root(doc), c, err);
 }
 
 static void ignore_variable(const char *name, const char *value, const char *why)

@@ -202,11 +202,13 @@ static enum ast_rc start(struct daemon *d, const struct ast_daemon_config *cfg)
         .pool_max = d->opt.pool_max ? d->opt.pool_max : cfg->pool_max,
         .blocking_max = d->opt.blocking_max ? d->opt.blocking_max : cfg->blocking_max,
         .io_max = d->opt.io_max ? d->opt.io_max : cfg->io_max,
+        .approval_secs = cfg->approval_secs,
         .version = AST_RUNTIME_VERSION,
     };
     enum ast_rc rc = ast_kernel_boot(&k, &d->kernel, &d->err);
 
-    if (!rc && (rc = ast_uplink_listen(d->kernel, d->loop, &d->uplink, &d->err)))
+    if (!rc &&
+        (rc = ast_uplink_listen(d->kernel, d->loop, cfg->own_questions_only, &d->uplink, &d->err)))
         ast_wrap(&d->err, rc, "Failed to boot Kernel");
     if (!rc)
         ast_kernel_load_capsules(d->kernel, on_loaded, d);

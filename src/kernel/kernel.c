@@ -147,6 +147,7 @@ static enum ast_rc open_capsules(struct ast_kernel *k, const struct ast_kernel_c
         .policy = k->policy,
         .sched = k->sched,
         .allowances = k->allowances,
+        .approval_limit_ns = (int64_t)cfg->approval_secs * AST_NS_PER_SEC,
         .has_listener = has_listener,
         .has_listener_arg = k,
     };

@@ -21,6 +21,7 @@ struct ast_kernel_config {
     bool ephemeral;
     unsigned pool_max, blocking_max, io_max; /* 0: derived */
     unsigned workers;                        /* 0: CPUs */
+    unsigned approval_secs;                  /* how long people have to approve; 0: 60 */
     const char *version;                     /* product version */
 };
 

@@ -10,24 +10,32 @@
 #define DELTA    AST_STR("agent.v1.stream.delta")
 #define RESPONSE AST_STR("agent.v1.response")
 
-/* spec 01 §8.4. `everyone`: delivered whatever the principal, since an operator may answer for others. */
+/* Whom a message with a principal reaches (spec 01 §8.5 N3). */
+enum audience {
+    OWN,      /* connections that use the principal */
+    QUESTION, /* all, since an operator may answer for others; a setting makes it OWN */
+    EVERYONE,
+};
+
+/* spec 01 §8.4 */
 static const struct {
     const char *pattern;
-    bool everyone;
+    enum audience audience;
 } egress[] = {
-    { "agent.v1.stream.delta", false },
-    { "agent.v1.response", false },
-    { "astrid.v1.onboarding.required", true },
-    { "astrid.v1.elicit", true }, /* requests only: answers carry secrets and are never forwarded */
-    { "astrid.v1.approval", true },
-    { "astrid.v1.response.*", false },
-    { "astrid.v1.admin.response.*", false },
-    { "astrid.v1.capsules_loaded", true },
-    { "registry.v1.response.*", false },
-    { "registry.v1.active_model_changed", false },
-    { "registry.v1.selection.*", false },
-    { "session.v1.response.*", false },
-    { "cli.v1.command.result.*", false },
+    { "agent.v1.stream.delta", OWN },
+    { "agent.v1.response", OWN },
+    { "astrid.v1.onboarding.required", EVERYONE },
+    { "astrid.v1.elicit",
+      QUESTION }, /* requests only: answers carry secrets and are never forwarded */
+    { "astrid.v1.approval", QUESTION },
+    { "astrid.v1.response.*", OWN },
+    { "astrid.v1.admin.response.*", OWN },
+    { "astrid.v1.capsules_loaded", EVERYONE },
+    { "registry.v1.response.*", OWN },
+    { "registry.v1.active_model_changed", OWN },
+    { "registry.v1.selection.*", OWN },
+    { "session.v1.response.*", OWN },
+    { "cli.v1.command.result.*", OWN },
 };
 
 static bool is_chat(const struct ast_msg *m)
@@ -46,18 +54,18 @@ static bool uses_principal(const struct uplink_conn *c, struct ast_str principal
     return false;
 }
 
-static bool everyone(struct ast_str topic)
+static bool reaches_all(const struct ast_uplink_server *s, struct ast_str topic)
 {
     for (size_t i = 0; i < AST_ARRAY_LEN(egress); i++)
-        if (egress[i].everyone && ast_str_eq(ast_str_c(egress[i].pattern), topic))
-            return true;
+        if (egress[i].audience != OWN && ast_str_eq(ast_str_c(egress[i].pattern), topic))
+            return egress[i].audience == EVERYONE || !s->own_questions_only;
     return false;
 }
 
 /* N3 and N4. */
 static bool admits(const struct uplink_conn *c, const struct ast_msg *m) AST_REQUIRES(server->lock)
 {
-    if (m->principal.n && !everyone(m->topic) && !uses_principal(c, m->principal))
+    if (m->principal.n && !reaches_all(c->server, m->topic) && !uses_principal(c, m->principal))
         return false;
     if (is_chat(m) && m->session.n && !ast_str_is(m->session, "default"))
         return c->session && ast_str_eq(ast_str_c(c->session), m->session);

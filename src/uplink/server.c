@@ -131,7 +131,7 @@ static enum ast_rc bind_socket(struct ast_uplink_server *s, struct ast_err *err)
     return AST_OK;
 }
 
-enum ast_rc ast_uplink_listen(struct ast_kernel *k, struct ast_loop *loop,
+enum ast_rc ast_uplink_listen(struct ast_kernel *k, struct ast_loop *loop, bool own_questions_only,
                               struct ast_uplink_server **ret, struct ast_err *err)
 {
     struct ast_uplink_server *s = calloc(1, sizeof *s);
@@ -140,6 +140,7 @@ enum ast_rc ast_uplink_listen(struct ast_kernel *k, struct ast_loop *loop,
     s->k = k;
     s->loop = loop;
     s->source = ast_uuid_v4();
+    s->own_questions_only = own_questions_only;
     s->listen_fd = -1;
     ast_list_init(&s->conns);
     ast_lock_init(&s->lock, AST_LOCK_queue);

@@ -14,9 +14,11 @@
 
 struct ast_uplink_server;
 
-/* Cleans the path by spec 01 §3.1, binds, listens. The singleton lock is already held by the kernel. */
+/* Cleans the path by spec 01 §3.1, binds, listens. The singleton lock is already held by the kernel.
+ * own_questions_only  approval and install questions go only to connections that use the principal asked for; else to
+ *                     every authenticated one, since an operator may answer for others (spec 01 §8.5 N3). */
 AST_MUST_CHECK
-enum ast_rc ast_uplink_listen(struct ast_kernel *k, struct ast_loop *loop,
+enum ast_rc ast_uplink_listen(struct ast_kernel *k, struct ast_loop *loop, bool own_questions_only,
                               struct ast_uplink_server **ret, struct ast_err *err);
 /* Flushes client queues (at most 1 s), hangs up, stops listening. The socket file stays: its disappearance tells clients that
  * the store is closed and a new daemon may start (spec 01 §16.5), so ast_uplink_free() comes after the kernel is gone. */

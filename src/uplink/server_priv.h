@@ -47,7 +47,8 @@ struct uplink_conn {
 struct ast_uplink_server {
     struct ast_kernel *k;
     struct ast_loop *loop;
-    struct ast_uuid source; /* constant for the daemon's life (spec 01 §8.5 N7) */
+    struct ast_uuid source;  /* constant for the daemon's life (spec 01 §8.5 N7) */
+    bool own_questions_only; /* set at open, then read only */
     struct ast_limiter *limiter;
     int listen_fd;
     struct ast_watch *listen_watch;
