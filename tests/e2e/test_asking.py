@@ -241,6 +241,33 @@ class Asking(Case):
         self._install("")
 
 
+class Settings(Case):
+    def set_up(self):
+        self.d = harness.Daemon(config="[timeouts]\napproval_secs = 1\n[uplink]\nown_questions_only = true\n")
+        for name in ["alice", "bob"]:
+            self.d.add_principal(name)
+        self.d.start()
+        self.d.install(ASKING)  # its hook needs a daemon
+
+    def c05_44_a_question_for_whom_it_concerns_and_its_end(self):
+        operator, bob, alice = self.d.client(), self.d.client(), self.d.client()
+        bob.request("GetStatus", principal="bob")
+        operator.request("GetStatus")
+        alice.send("user.v1.prompt", {"type": "user_input", "text": "a|a", "session_id": "default"}, "alice")
+        alice.recv_topic(APPROVAL)
+        equal(alice.recv_topic("agent.v1.response", 20)["payload"]["text"], "no-answer stop")
+        check(bob.nothing_comes(0.1) and operator.nothing_comes(0.1))
+        for c in [operator, bob, alice]:
+            c.close()
+
+    def bad_settings_stop_the_start(self):
+        for text in ["[timeouts]\napproval_secs = 0\n", "[uplink]\nown_questions_only = 1\n"]:
+            d = harness.Daemon(config=text)
+            code, said = d.refuses_to_boot()
+            check(code != 0 and "Validation error in field" in said, said)
+            d.clean()
+
+
 class Terminal:
     """A program on a pseudo-terminal: types, and waits for what it shows."""
 
