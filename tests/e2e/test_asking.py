@@ -256,7 +256,12 @@ class Settings(Case):
         alice.send("user.v1.prompt", {"type": "user_input", "text": "a|a", "session_id": "default"}, "alice")
         alice.recv_topic(APPROVAL)
         equal(alice.recv_topic("agent.v1.response", 20)["payload"]["text"], "no-answer stop")
-        check(bob.nothing_comes(0.1) and operator.nothing_comes(0.1))
+        for c, name in [(operator, None), (bob, "bob")]:  # frames keep the order of the bus
+            c.send("astrid.v1.request.get_status.last", {"type": "raw_json", "method": "GetStatus"}, name)
+            topics = []
+            while not topics or topics[-1] != "astrid.v1.response.get_status.last":
+                topics.append(c.recv()["topic"])
+            check(APPROVAL not in topics, topics)
         for c in [operator, bob, alice]:
             c.close()
 
