@@ -49,9 +49,8 @@ static __attribute__((noinline)) void end_round(struct ast_abi *a)
     }
 }
 
-/* Two pointers paired up in a vector register reach the adapter ten cycles later. */
-__attribute__((optimize("no-tree-slp-vectorize"))) wasm_trap_t *wasm_abi_trampoline(
-    void *env, wasmtime_caller_t *caller, wasmtime_val_raw_t *v, size_t n)
+wasm_trap_t *wasm_abi_trampoline(void *env, wasmtime_caller_t *caller, wasmtime_val_raw_t *v,
+                                 size_t n)
 {
     const struct ast_abi_import *row = env;
     struct ast_instance *i = wasm_running;
