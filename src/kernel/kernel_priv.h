@@ -85,6 +85,11 @@ enum ast_rc kernel_router_start(struct ast_kernel *k, struct kernel_router **ret
                                 struct ast_err *err);
 void kernel_router_stop(struct kernel_router *r);
 
+/* ---- requests ---- */
+
+/* The answer on the bus carries the caller's principal, so no other principal's client gets it. */
+bool kernel_request_is_private(struct ast_str method);
+
 /* ---- the answer of GetActivity ---- */
 
 void kernel_activity_json(const struct ast_kernel *k, const struct ast_activity *a,

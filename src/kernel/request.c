@@ -40,6 +40,7 @@ struct request_row {
     enum ast_rc (*read)(struct request *r, const struct ast_json *params,
                         struct ast_err *err); /* NULL: no parameters */
     void (*run)(struct request *r);
+    bool is_private; /* the answer is nobody's but the caller's: see the router */
 };
 
 /* ---- answers ---- */
@@ -358,7 +359,7 @@ static const struct request_row rows[] = {
       run_metadata },
     /* Ours: what capsules and principals do. */
     { S("GetActivity"), S("self:capsule:list"), S("system:status"), 0, false, read_activity,
-      run_activity },
+      run_activity, .is_private = true },
     { S("ReloadCapsules"), S("self:capsule:reload"), S("capsule:reload"), 5, true, NULL,
       run_reload },
     /* A host-wide install needs the global form (spec README §5 gap 15). */
@@ -368,6 +369,20 @@ static const struct request_row rows[] = {
     { S("Shutdown"), S("system:shutdown"), S(""), 1, false, read_shutdown, run_shutdown },
 #undef S
 };
+
+static const struct request_row *find_row(struct ast_str method)
+{
+    for (size_t i = 0; i < AST_ARRAY_LEN(rows); i++)
+        if (ast_str_eq(rows[i].method, method))
+            return &rows[i];
+    return NULL;
+}
+
+bool kernel_request_is_private(struct ast_str method)
+{
+    const struct request_row *row = find_row(method);
+    return row && row->is_private;
+}
 
 static enum ast_rc authorise(struct ast_kernel *k, struct ast_str caller,
                              const struct request_row *row, struct ast_err *err)
@@ -431,9 +446,7 @@ void ast_kernel_request(struct ast_kernel *k, struct ast_str caller, const struc
     struct ast_err err = AST_ERR_INIT;
     enum ast_rc rc = ast_principal_parse(caller, &r.caller, &err);
 
-    for (size_t i = 0; i < AST_ARRAY_LEN(rows) && !r.row; i++)
-        if (ast_str_eq(rows[i].method, method))
-            r.row = &rows[i];
+    r.row = find_row(method);
     if (!rc && !r.row)
         rc = ast_fail(&err, AST_E_NOT_FOUND, "unknown method '" AST_STR_FMT "'",
                       AST_STR_ARG(ast_str_first(method, 64)));

@@ -23,17 +23,29 @@ struct kernel_router {
 struct pending {
     struct ast_kernel *k;
     struct ast_buf topic;
+    struct ast_principal only; /* the answer is for this principal's clients; empty: for all */
 };
 
-static void reply(struct ast_kernel *k, struct ast_str topic, struct ast_str body)
+static void reply(struct ast_kernel *k, struct ast_str topic, struct ast_str principal,
+                  struct ast_str body)
 {
-    kernel_publish(k, topic, AST_PAYLOAD_RAW_JSON, body, &k->session, "kernel_router");
+    const struct ast_msg_spec spec = {
+        .topic = topic, .principal = principal, .source_id = k->session, .origin = "kernel_router"
+    };
+    struct ast_err err = AST_ERR_INIT;
+    struct ast_msg *msg;
+
+    if (ast_msg_trusted(&spec, AST_PAYLOAD_RAW_JSON, body, &msg, &err))
+        ast_log_error(KERNEL_TARGET, "message on " AST_STR_FMT " is lost: %s", AST_STR_ARG(topic),
+                      err.msg);
+    else
+        (void)ast_bus_publish(k->bus, msg); /* nobody waits for its number */
 }
 
 static void on_answer(void *arg, struct ast_str response_json)
 {
     struct pending *p = arg;
-    reply(p->k, ast_buf_view(&p->topic), response_json);
+    reply(p->k, ast_buf_view(&p->topic), ast_principal_str(&p->only), response_json);
     ast_buf_done(&p->topic);
     free(p);
 }
@@ -73,6 +85,8 @@ static void on_request(void *arg, struct ast_msg *msg)
         return;
     }
     p->k = r->k;
+    if (kernel_request_is_private(method))
+        (void)ast_principal_parse(caller, &p->only, NULL); /* caller_of() has looked at it */
     p->topic.max = 4096;
     ast_buf_add(&p->topic, RESPONSE_PREFIX);
     ast_buf_add(&p->topic, ast_str_from(msg->topic, REQUEST_PREFIX.n));
@@ -105,7 +119,7 @@ static void on_admin(void *arg, struct ast_msg *msg)
     ast_log_warn(KERNEL_TARGET,
                  "admin request on " AST_STR_FMT " refused: not available in this build",
                  AST_STR_ARG(msg->topic));
-    reply(r->k, ast_buf_view(&topic), ast_buf_view(&out));
+    reply(r->k, ast_buf_view(&topic), AST_STR_NONE, ast_buf_view(&out));
 }
 
 enum ast_rc kernel_router_start(struct ast_kernel *k, struct kernel_router **ret,

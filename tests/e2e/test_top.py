@@ -194,6 +194,17 @@ class Figures(Case):
         equal(answer, {"status": "Error",
                        "data": "permission denied for principal nobody: missing capability self:capsule:list"})
 
+    def an_answer_reaches_no_other_principal_s_client(self):
+        watcher = self.d.client()
+        watcher.request("GetActivity", principal="member")  # from here on it is the member's client
+        operator = self.d.client()
+        equal(operator.request("GetActivity", suffix="activity.seen")["status"], "Activity")
+        operator.request("GetStatus", suffix="status.after")  # for everybody, and later
+        seen = []
+        while not seen or seen[-1] != "astrid.v1.response.status.after":
+            seen.append(watcher.recv()["topic"])
+        check("astrid.v1.response.activity.seen" not in seen, seen)
+
     def a_member_s_ps_and_top_work_without_the_others(self):
         path = self.d.path("run", "cli-context.toml")
         with open(path, "w") as f:

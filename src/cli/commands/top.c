@@ -47,13 +47,14 @@ static enum ast_rc fetch(struct cli *cli, enum cli_sort sort, int64_t timeout_ms
     AST_AUTO(ast_buf_done) struct ast_buf request = AST_BUF_INIT(256);
     AST_AUTO(answer_done) struct answer n = { 0 };
     const struct ast_json *data;
+    char suffix[64]; /* of this process: others may watch in another order */
 
+    snprintf(suffix, sizeof suffix, "activity.%lld", (long long)getpid());
     ast_buf_addf(&request, "{\"method\":\"GetActivity\",\"params\":{\"limit\":%u,\"sort\":\"%s\"}}",
                  ROWS, cli_sort_name(sort));
     enum ast_rc rc = ast_uplink_connect(&cli->home, &c, err);
     if (!rc)
-        rc = cli_request(cli, c, "activity", ast_buf_view(&request), timeout_ms, &n.frame, &data,
-                         err);
+        rc = cli_request(cli, c, suffix, ast_buf_view(&request), timeout_ms, &n.frame, &data, err);
     if (!rc)
         rc = cli_activity_read(data, &n.a, err);
     if (rc)

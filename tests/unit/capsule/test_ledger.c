@@ -154,6 +154,62 @@ static void peaks_only_grow_and_at_capacity_only_larger_ones_come_in(void **stat
     capsule_ledger_free(l);
 }
 
+static struct capsule_use gone_of(struct capsule_ledger *l)
+{
+    struct capsule_use *rows = calloc(capsule_ledger_shard_max(), sizeof *rows);
+    struct capsule_use gone, sum = { 0 };
+    size_t n;
+    assert_non_null(rows);
+    for (unsigned shard = 0; capsule_ledger_copy(l, shard, 0, rows, &n, &gone); shard++) {
+        sum.calls += gone.calls;
+        sum.failures += gone.failures;
+        sum.throttled += gone.throttled;
+        sum.dropped += gone.dropped;
+        sum.fuel += gone.fuel;
+        sum.memory_peak_bytes = AST_MAX(sum.memory_peak_bytes, gone.memory_peak_bytes);
+    }
+    free(rows);
+    return sum;
+}
+
+static void what_an_account_counted_stays_in_the_sums_when_it_is_forgotten(void **state)
+{
+    struct capsule_ledger *l = open_ledger();
+    const struct capsule_cost good = { .fuel = BUDGET, .memory_bytes = 65536 };
+    const struct capsule_cost bad = { .fuel = 1, .memory_bytes = 131072, .failed = true };
+    struct capsule_use use;
+
+    capsule_ledger_use(l, ALICE, 0, &use);
+    assert_int_equal(use.calls, 0);
+    capsule_ledger_settle(l, ALICE, &none, &good, 0);
+    capsule_ledger_settle(l, ALICE, &none, &bad, 1);
+    assert_false(admit(l, ALICE, BUDGET, 2, NULL));
+    assert_false(admit(l, ALICE, BUDGET, 3, NULL));
+    capsule_ledger_dropped(l, ALICE, 4);
+    capsule_ledger_charge(l, ALICE, &none, 5, 5); /* a run loop's: no call */
+    assert_int_equal(capsule_ledger_count(l), 1);
+    capsule_ledger_use(l, ALICE, 5, &use);
+    assert_true(ast_str_eq(ast_principal_str(&use.principal), ALICE));
+    assert_int_equal(use.calls, 2);
+    assert_int_equal(use.failures, 1);
+    assert_int_equal(use.throttled, 2);
+    assert_int_equal(use.dropped, 1);
+    assert_int_equal(use.fuel, BUDGET + 6);
+    assert_int_equal(use.memory_peak_bytes, 131072);
+    assert_int_equal(gone_of(l).calls, 0);
+
+    capsule_ledger_forget(l, ALICE);
+    assert_int_equal(capsule_ledger_count(l), 0);
+    struct capsule_use gone = gone_of(l);
+    assert_int_equal(gone.calls, 2);
+    assert_int_equal(gone.failures, 1);
+    assert_int_equal(gone.throttled, 2);
+    assert_int_equal(gone.dropped, 1);
+    assert_int_equal(gone.fuel, BUDGET + 6);
+    assert_int_equal(gone.memory_peak_bytes, 131072);
+    capsule_ledger_free(l);
+}
+
 static void *charge_many(void *arg)
 {
     struct capsule_ledger *l = arg;
@@ -196,6 +252,7 @@ int main(void)
         cmocka_unit_test(c05_54_totals_add_up_and_saturate),
         cmocka_unit_test(accounts_are_bounded_and_the_heavy_ones_stay),
         cmocka_unit_test(peaks_only_grow_and_at_capacity_only_larger_ones_come_in),
+        cmocka_unit_test(what_an_account_counted_stays_in_the_sums_when_it_is_forgotten),
         cmocka_unit_test(no_charge_is_lost_between_threads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
