@@ -100,23 +100,26 @@ static struct person *person_get(struct ast_allowances *a, struct ast_str princi
     return p;
 }
 
-/* Takes the allowance. True: the principal has it now, or had the same before. */
-static bool put(struct ast_allowances *a, struct allowance *w, const struct host_asking *asking)
+/* Takes the allowance. OK: the principal has it now, or had the same before. CLOSED: its session has ended. */
+static enum ast_rc put(struct ast_allowances *a, struct allowance *w,
+                       const struct host_asking *asking)
 {
     AST_AUTO(allowance_free) struct allowance *own = w;
     AST_WITH_LOCK(&a->lock);
     if (w->session_only && asking && asking->has_ended)
-        return false;
+        return AST_E_CLOSED;
     struct person *p = person_get(a, ast_principal_str(&w->who));
     if (!p)
-        return false;
+        return AST_E_NO_MEMORY;
     ast_vec_each (&p->v, it)
         if (is_same(*it, w))
-            return true;
-    if (p->v.n >= AST_ALLOWANCES_OF_ONE || !ast_vec_push(&p->v, w))
-        return false;
+            return AST_OK;
+    if (p->v.n >= AST_ALLOWANCES_OF_ONE)
+        return AST_E_NO_CAPACITY;
+    if (!ast_vec_push(&p->v, w))
+        return AST_E_NO_MEMORY;
     (void)ast_steal(&own);
-    return true;
+    return AST_OK;
 }
 
 bool host_allowance_covers(struct ast_allowances *a, struct ast_str principal,
@@ -301,7 +304,7 @@ static bool load_one(void *arg, struct ast_str key, struct ast_str value)
     struct ast_str hex =
         ast_json_str_or(doc ? ast_json_root(doc) : NULL, AST_STR("signature"), AST_STR_NONE);
     if (!w || !ast_str_eq(record_key(w, own_key), key) || !is_ours(l->a->key, w, hex, value) ||
-        !put(l->a, ast_steal(&w), NULL))
+        put(l->a, ast_steal(&w), /* asking= */ NULL))
         l->refused++;
     return ++l->seen < AST_ALLOWANCES_RECORDS;
 }
@@ -432,8 +435,8 @@ enum ast_rc host_allowance_add(struct ast_abi *abi, struct ast_allowances *a,
         return ast_fail(err, AST_E_NO_MEMORY, "allowance");
     if (!session_only && (rc = save(abi, a, w, err)))
         return rc;
-    if (put(a, ast_steal(&w), asking))
-        return AST_OK;
-    return ast_fail(err, AST_E_NO_CAPACITY,
-                    asking->has_ended ? "the session has ended" : "too many allowances");
+    rc = put(a, ast_steal(&w), asking);
+    if (rc == AST_E_CLOSED)
+        return ast_fail(err, rc, "the session has ended");
+    return rc ? ast_fail(err, rc, "allowance: %s", ast_rc_text(rc)) : AST_OK;
 }

@@ -167,7 +167,7 @@ void host_asking_end(struct ast_allowances *a, struct host_asking *asking);
 bool host_allowance_covers(struct ast_allowances *a, struct ast_str principal,
                            struct ast_str workspace, struct ast_str command);
 /* For asking->who: the action and whatever arguments. One that outlives the session is durable on success;
- * the fiber parks for it. Errors: NO_CAPACITY the session has ended, or too many; CANCELLED; the store's. */
+ * the fiber parks for it. Errors: CLOSED the session has ended; NO_CAPACITY too many; CANCELLED; the store's. */
 AST_MUST_CHECK
 enum ast_rc host_allowance_add(struct ast_abi *abi, struct ast_allowances *a,
                                const struct host_asking *asking, struct ast_str workspace,
