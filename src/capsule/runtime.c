@@ -293,6 +293,9 @@ enum ast_rc capsule_env_fill(struct capsule *c, struct ast_err *err)
     env->held = held;
     env->held_count = held ? ast_manifest_held(m, held) : 0;
     env->uplink = m->caps.uplink;
+    env->has_inbound = m->uplink_count > 0;
+    for (size_t i = 0; i < m->caps.identity.n; i++)
+        env->identity = AST_MAX(env->identity, ast_identity_level_of(m->caps.identity.v[i]));
     env->audit_firehose = ast_policy_holds(r->host->policy, ast_principal_str(&env->owner),
                                            AST_STR("audit:read_all"));
     env->on_ready = on_ready;

@@ -55,6 +55,16 @@ AST_MUST_CHECK
 enum ast_rc ast_permits_new(unsigned limit, struct ast_permits **ret, struct ast_err *err);
 void ast_permits_free(struct ast_permits *p);
 
+/* What a capsule may do with identities: each level includes those before it (spec 05 §13.1). */
+enum ast_identity_level {
+    AST_IDENTITY_LEVEL_NONE,
+    AST_IDENTITY_LEVEL_RESOLVE,
+    AST_IDENTITY_LEVEL_LINK,
+    AST_IDENTITY_LEVEL_ADMIN,
+};
+/* "resolve", "link", "admin"; other words grant nothing. */
+enum ast_identity_level ast_identity_level_of(struct ast_str word);
+
 /* One load of one capsule. Immutable after load except the fields marked atomic. Owner: the capsule room. */
 struct ast_host_env {
     struct ast_host *host;
@@ -70,8 +80,10 @@ struct ast_host_env {
     size_t binding_count;
     const struct ast_str *held; /* held capability names, ascending */
     size_t held_count;
-    bool uplink;         /* manifest [capabilities] uplink */
-    bool audit_firehose; /* the owner held audit:read_all at load */
+    bool uplink;                      /* manifest [capabilities] uplink */
+    bool has_inbound;                 /* the manifest has [[uplink]]: uplink-send is served */
+    enum ast_identity_level identity; /* the highest of manifest [capabilities] identity */
+    bool audit_firehose;              /* the owner held audit:read_all at load */
     bool is_run_loop;
     bool is_lifecycle; /* install or upgrade hook: no ACLs, no registry, private KV */
     const struct ast_host_pair *config; /* base config (spec 05 §9.2), sorted by key */
@@ -91,7 +103,8 @@ struct ast_host_env {
     atomic_uint_least64_t progress;
     void *capsule; /* the capsule room's own object */
     /* The host room's own: zero at load, released by ast_host_env_done(). */
-    _Atomic(void *) files; /* env overlays and open log files, by principal */
+    _Atomic(void *) files;   /* env overlays and open log files, by principal */
+    _Atomic(void *) uplinks; /* what the capsule registered, shared by its instances */
     atomic_uint_least64_t
         unavailable_said[4]; /* one bit per function that was reported as missing */
 };
@@ -119,6 +132,11 @@ void ast_host_call_begin(struct ast_host_call *call, struct ast_host_env *env, s
                          const struct ast_profile *profile);
 /* Clears everything: on every exit path. */
 void ast_host_call_end(struct ast_host_call *call);
+
+/* The uplinks that the capsule registered since its load, each as one descriptor object (spec 01 §8.7), into an array
+ * that the caller has opened. Any thread. */
+struct ast_jw;
+void ast_host_uplinks_write(struct ast_host_env *env, struct ast_jw *w);
 
 /* Per-instance host state for ast_pool_config: counts subscriptions and the like. */
 void *ast_host_instance_make(void *env);

@@ -59,4 +59,5 @@ void ast_host_env_done(struct ast_host_env *env)
     struct host_files *f = atomic_exchange(&env->files, NULL);
     if (f)
         files_free(f);
+    host_uplinks_free(atomic_exchange(&env->uplinks, NULL));
 }

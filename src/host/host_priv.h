@@ -75,6 +75,28 @@ AST_MUST_CHECK
 enum ast_rc host_permit_take(struct ast_permits *p, struct ast_abi *a);
 void host_permit_give(struct ast_permits *p);
 
+/* --- Changes of the store (change.c) ------------------------------------------------------------- */
+
+/* Part of an object that holds a store operation and what it points to. Owner: the fiber and the writer, a reference
+ * each; `release` frees the object with the last one. */
+struct host_change {
+    struct ast_call *call; /* reference */
+    atomic_uint refs;
+    atomic_bool is_done; /* written last by the writer: rc and err are final then */
+    enum ast_rc rc;
+    struct ast_err err;
+    void (*release)(struct host_change *c);
+};
+
+void host_change_init(struct host_change *c, struct ast_abi *a,
+                      void (*release)(struct host_change *)); /* one reference */
+void host_change_unref(struct host_change *c);
+/* Takes a permit, queues `op` and parks until it is durable. CANCELLED: the operation may happen later. */
+enum ast_rc host_change_run(struct host_change *c, struct ast_abi *a, struct ast_store_op *op,
+                            struct ast_err *err);
+/* What the operation's done() calls. */
+void host_change_done(struct host_change *c, enum ast_rc rc, const struct ast_err *err);
+
 /* --- Pollables (io_poll.c) ----------------------------------------------------------------------- */
 
 /* What a pollable asks its source. All run on the guest's fiber except drop, and none parks. */
@@ -102,6 +124,13 @@ void host_io_error_drop(void *obj); /* resource destructor */
 #define HOST_ENVELOPE_MAX      512u /* messages in one envelope; more stay queued */
 
 void host_subscription_drop(void *obj); /* resource destructor */
+
+/* --- Uplinks (uplink.c) -------------------------------------------------------------------------- */
+
+#define HOST_UPLINKS_MAX     32u  /* per loaded capsule, spec 05 §14 */
+#define HOST_UPLINK_TEXT_MAX 256u /* name and platform */
+
+void host_uplinks_free(void *uplinks); /* of an env; NULL is fine */
 
 /* --- Per-instance state (instance.c) ------------------------------------------------------------- */
 

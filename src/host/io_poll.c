@@ -5,13 +5,11 @@
  */
 #include <stdlib.h>
 
-#include "base/time.h"
-#include "host/host_priv.h"
+#include "host/io_priv.h"
 
 #include "base/banned.h"
 
 #define POLL_MAX 256u
-#define IO_AUDIT "astrid.audit.io"
 
 /* Owner: the handle table of one instance. */
 struct ast_io_pollable {
@@ -115,17 +113,9 @@ static int check_and_wait(struct ast_abi *a, const struct ast_list_io_pollable *
 static int audited_wait(struct ast_abi *a, const char *fn, const struct ast_list_io_pollable *list,
                         struct ast_io_poll_error *reterr)
 {
-    bool audited = ast_log_enabled(AST_LOG_DEBUG, IO_AUDIT);
-    int64_t start = audited ? ast_mono_ns() : 0;
+    int64_t start = io_audit_begin();
     int rc = check_and_wait(a, list, reterr);
-    if (audited) {
-        const struct ast_host_call *call = host_call(a);
-        ast_log_fields(
-            AST_LOG_DEBUG, IO_AUDIT, "audit", AST_F_STR("capsule_id", call->env->capsule_id),
-            AST_F_STR("principal", ast_principal_str(&call->invoking)), AST_F_CSTR("fn", fn),
-            AST_F_I64("elapsed_ms", (ast_mono_ns() - start) / AST_NS_PER_MS),
-            AST_F_CSTR("error", rc ? ast_io_poll_error_name(reterr->tag) : ""));
-    }
+    io_audit_end(a, fn, start, rc ? ast_io_poll_error_name(reterr->tag) : "");
     return rc;
 }
 

@@ -58,23 +58,16 @@ static inline struct ast_str ns_str(const struct ns *ns)
 
 /* --- Changes ------------------------------------------------------------------------------------- */
 
-/* One queued change with its texts behind it. Owner: the fiber and the writer, two references. */
+/* One queued change with its texts behind it. */
 struct change {
+    struct host_change base;
     struct ast_kv_op kv;
-    struct ast_call *call; /* reference */
-    atomic_uint refs;
-    atomic_bool is_done; /* written last by the writer: rc and err are final then */
-    enum ast_rc rc;
-    struct ast_err err;
     char texts[];
 };
 
-static void change_unref(struct change *c)
+static void change_free(struct host_change *base)
 {
-    if (atomic_fetch_sub_explicit(&c->refs, 1, memory_order_acq_rel) != 1)
-        return;
-    ast_call_unref(c->call);
-    free(c);
+    free(AST_CONTAINER_OF(base, struct change, base));
 }
 
 static struct ast_str place(char **at, struct ast_str s)
@@ -93,12 +86,8 @@ static struct change *change_new(struct ast_abi *a, const struct ast_kv_op *op)
     struct change *c = malloc(sizeof *c + texts);
     if (!c)
         return NULL;
+    host_change_init(&c->base, a, change_free);
     c->kv = *op;
-    c->call = ast_call_ref(ast_abi_call(a));
-    atomic_init(&c->refs, 2);
-    atomic_init(&c->is_done, false);
-    c->rc = AST_OK;
-    c->err = (struct ast_err)AST_ERR_INIT;
     char *at = c->texts;
     c->kv.ns = place(&at, op->ns);
     c->kv.key = place(&at, op->key);
@@ -111,23 +100,7 @@ static struct change *change_new(struct ast_abi *a, const struct ast_kv_op *op)
 static void change_done(struct ast_store_op *op, enum ast_rc rc, const struct ast_err *err)
 {
     struct change *c = AST_CONTAINER_OF(op, struct change, kv.op);
-    c->rc = rc;
-    if (rc && err)
-        c->err = *err;
-    atomic_store_explicit(&c->is_done, true, memory_order_release);
-    ast_call_wake(c->call);
-    change_unref(c);
-}
-
-/* Until durable. A cancelled call leaves the change to the writer: it happens or not, as a whole. */
-static enum ast_rc wait_done(struct ast_abi *a, struct change *c, struct ast_err *err)
-{
-    while (!atomic_load_explicit(&c->is_done, memory_order_acquire))
-        if (ast_call_park(a, AST_NO_DEADLINE) == AST_E_CANCELLED)
-            return ast_fail(err, AST_E_CANCELLED, "%s", ast_rc_text(AST_E_CANCELLED));
-    if (c->rc)
-        *err = c->err;
-    return c->rc;
+    host_change_done(&c->base, rc, err);
 }
 
 /* Checks, copies, queues and waits. `op` has kind and texts; *ret_count may be NULL. */
@@ -148,20 +121,10 @@ static enum ast_rc change(struct ast_abi *a, struct ast_kv_op *op, uint64_t *ret
     if (!c)
         return ast_fail(err, AST_E_NO_MEMORY, "%s", ast_rc_text(AST_E_NO_MEMORY));
     c->kv.op.done = change_done;
-    host_progress(call);
-    rc = host_permit_take(call->env->blocking, a);
-    if (rc) {
-        atomic_store_explicit(&c->refs, 1,
-                              memory_order_relaxed); /* never queued: no writer holds it */
-        change_unref(c);
-        return ast_fail(err, rc, "%s", ast_rc_text(rc));
-    }
-    ast_store_submit(call->env->host->store, &c->kv.op);
-    rc = wait_done(a, c, err);
-    host_permit_give(call->env->blocking);
+    rc = host_change_run(&c->base, a, &c->kv.op, err);
     if (!rc && ret_count)
         *ret_count = c->kv.ret_count;
-    change_unref(c);
+    host_change_unref(&c->base);
     return rc;
 }
 

@@ -238,6 +238,10 @@ bool ast_abi_handle_drop(struct ast_abi *a, uint32_t handle, uint32_t type_id)
     void *obj = NULL;
     if (!ast_abi_handle_take(a, handle, type_id, &obj))
         return false;
-    wasm_resource_drop(a->instance->module->engine, type_id, obj);
-    return true;
+    const struct ast_engine *e = a->instance->module->engine;
+    bool held = wasm_resource_is_held(e, type_id, obj);
+    wasm_resource_drop(e, type_id, obj);
+    if (held)
+        trap_with(a, "resource has children");
+    return !held;
 }

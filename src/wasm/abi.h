@@ -74,4 +74,7 @@ struct ast_abi_resource {
     uint32_t type_id;
     const char *name; /* "subscription" */
     void (*drop)(void *obj);
+    /* Whether something of the guest still stands on the object: then its own drop traps (after `drop` ran). NULL:
+     * never. */
+    bool (*is_held)(const void *obj);
 };

@@ -207,12 +207,12 @@ static enum ast_rc index_resources(struct ast_engine *e, struct ast_err *err)
     }
     if (!count)
         return AST_OK;
-    e->drops = calloc(count, sizeof *e->drops);
-    if (!e->drops)
+    e->resources = calloc(count, sizeof *e->resources);
+    if (!e->resources)
         return ast_fail(err, AST_E_NO_MEMORY, "resource table");
     for (size_t k = 0; k < e->host.resource_count; k++)
-        e->drops[e->host.resources[k].type_id] = e->host.resources[k].drop;
-    e->drop_count = count;
+        e->resources[e->host.resources[k].type_id] = &e->host.resources[k];
+    e->resource_count = count;
     return AST_OK;
 }
 
@@ -278,7 +278,7 @@ void ast_engine_free(struct ast_engine *e)
     if (e->wasm)
         wasm_engine_delete(e->wasm);
     explicit_bzero(e->cache_key, sizeof e->cache_key);
-    free(e->drops);
+    free(e->resources);
     free(e->cache_dir);
     free(e);
 }

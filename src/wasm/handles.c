@@ -96,8 +96,14 @@ void wasm_handles_end_round(struct wasm_handles *h)
 
 void wasm_resource_drop(const struct ast_engine *e, uint32_t type, void *obj)
 {
-    if (type < e->drop_count && e->drops[type])
-        e->drops[type](obj);
+    if (type < e->resource_count && e->resources[type] && e->resources[type]->drop)
+        e->resources[type]->drop(obj);
+}
+
+bool wasm_resource_is_held(const struct ast_engine *e, uint32_t type, const void *obj)
+{
+    return type < e->resource_count && e->resources[type] && e->resources[type]->is_held &&
+           e->resources[type]->is_held(obj);
 }
 
 void wasm_handles_clear(struct wasm_handles *h, const struct ast_engine *e)

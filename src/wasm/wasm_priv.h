@@ -59,11 +59,11 @@ enum ast_rc wasm_fail_error(struct ast_err *err, enum ast_rc rc, const char *wha
 
 /* Owner: immutable after ast_engine_new. */
 struct ast_engine {
-    wasm_engine_t *wasm;       /* owned */
-    wasmtime_linker_t *linker; /* owned; host functions, drive, suspend */
-    struct ast_wasm_host host; /* borrowed: static tables */
-    void (**drops)(void *obj); /* owned; destructor by type id */
-    uint32_t drop_count;
+    wasm_engine_t *wasm;                       /* owned */
+    wasmtime_linker_t *linker;                 /* owned; host functions, drive, suspend */
+    struct ast_wasm_host host;                 /* borrowed: static tables */
+    const struct ast_abi_resource **resources; /* owned; rows of `host` by type id, NULL: none */
+    uint32_t resource_count;
     char *cache_dir; /* owned; NULL: no cache */
     uint8_t cache_key[32];
 };
@@ -137,6 +137,7 @@ void wasm_handles_end_round(struct wasm_handles *h); /* what was lent is free ag
 void wasm_handles_clear(struct wasm_handles *h, const struct ast_engine *e); /* newest first */
 void wasm_handles_done(struct wasm_handles *h, const struct ast_engine *e);
 void wasm_resource_drop(const struct ast_engine *e, uint32_t type, void *obj);
+bool wasm_resource_is_held(const struct ast_engine *e, uint32_t type, const void *obj);
 
 /* --- Instance ------------------------------------------------------------------------------------ */
 

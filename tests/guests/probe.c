@@ -728,18 +728,348 @@ static void do_fs(void)
     }
 }
 
-static void do_uplink(void)
+/* --- identity ------------------------------------------------------------------------------------ */
+
+static const char *const identity_errors[] = {
+    "capability-denied", "invalid-input",     "user-not-found", "link-not-found",
+    "already-linked",    "store-unavailable", "unknown"
+};
+
+/* platform, user */
+static void do_resolve(void)
 {
-    struct astrid_result_str_uplink_error r;
-    astrid_uplink_uplink_register("n", 1, "p", 1, 0, &r);
-    if (!r.is_err)
-        puts_("ok");
-    else {
-        put_u64(r.u.err.tag);
-        puts_(":");
-        put_str(r.u.err.u.unknown);
+    struct astrid_result_identity_identity_resolve_response_identity_error r;
+    struct astrid_str platform = word();
+    astrid_identity_identity_resolve(platform.p, platform.n, rest.p, rest.n, &r);
+    if (r.is_err) {
+        PUT_ERR(identity_errors, r.u.err);
+        return;
+    }
+    put_str(r.u.ok.user_id);
+    puts_("|");
+    if (r.u.ok.display_name.has)
+        put_str(r.u.ok.display_name.v);
+    else
+        puts_("none");
+}
+
+/* platform, user, UUID, method */
+static void do_link(void)
+{
+    struct astrid_result_unit_identity_error r;
+    struct astrid_str platform = word(), user = word(), id = word();
+    astrid_identity_identity_link(platform.p, platform.n, user.p, user.n, id.p, id.n, rest.p,
+                                  rest.n, &r);
+    UNIT(identity_errors, r);
+}
+
+static void do_unlink(void)
+{
+    struct astrid_result_unit_identity_error r;
+    struct astrid_str platform = word();
+    astrid_identity_identity_unlink(platform.p, platform.n, rest.p, rest.n, &r);
+    UNIT(identity_errors, r);
+}
+
+/* display name; "-": none */
+static void do_user(void)
+{
+    struct astrid_result_identity_identity_create_user_response_identity_error r;
+    bool has = !is(rest, "-");
+    astrid_identity_identity_create_user(has, has ? rest.p : NULL, has ? rest.n : 0, &r);
+    if (r.is_err)
+        PUT_ERR(identity_errors, r.u.err);
+    else
+        put_str(r.u.ok.user_id);
+}
+
+static void do_links(void)
+{
+    struct astrid_result_list_identity_platform_link_identity_error r;
+    astrid_identity_identity_list_links(rest.p, rest.n, &r);
+    if (r.is_err) {
+        PUT_ERR(identity_errors, r.u.err);
+        return;
+    }
+    put_u64(r.u.ok.n);
+    for (uint32_t i = 0; i < r.u.ok.n; i++) {
+        const struct astrid_identity_platform_link *l = &r.u.ok.v[i];
+        puts_(";");
+        put_str(l->platform);
+        puts_("|");
+        put_str(l->platform_user_id);
+        puts_("|");
+        put_str(l->linked_at);
+        puts_("|");
+        put_str(l->method);
     }
 }
+
+/* --- uplink -------------------------------------------------------------------------------------- */
+
+static const char *const uplink_errors[] = {
+    "capability-denied", "invalid-input", "invalid-profile", "unknown-uplink",
+    "no-session",        "quota",         "unknown"
+};
+
+/* profile, platform, name */
+static void do_register(void)
+{
+    struct astrid_result_str_uplink_error r;
+    uint32_t profile = (uint32_t)number();
+    struct astrid_str platform = word();
+    astrid_uplink_uplink_register(rest.p, rest.n, platform.p, platform.n, profile, &r);
+    if (r.is_err)
+        PUT_ERR(uplink_errors, r.u.err);
+    else
+        put_str(r.u.ok);
+}
+
+/* Registers names 0 to n-1; gives the number that worked. */
+static void do_registern(void)
+{
+    uint64_t n = number(), done = 0;
+    for (; done < n; done++) {
+        struct astrid_result_str_uplink_error r;
+        char name[2] = { (char)('0' + done / 10), (char)('0' + done % 10) };
+        astrid_uplink_uplink_register(name, 2, rest.p, rest.n, 0, &r);
+        if (r.is_err) {
+            put_u64(done);
+            puts_(" ");
+            PUT_ERR(uplink_errors, r.u.err);
+            return;
+        }
+    }
+    put_u64(done);
+}
+
+/* uplink, user, content */
+static void do_send(void)
+{
+    struct astrid_result_bool_uplink_error r;
+    struct astrid_str id = word(), user = word();
+    astrid_uplink_uplink_send(id.p, id.n, user.p, user.n, rest.p, rest.n, &r);
+    if (r.is_err)
+        PUT_ERR(uplink_errors, r.u.err);
+    else
+        puts_(r.u.ok ? "true" : "false");
+}
+
+/* uplink, user, n bytes */
+static void do_sendn(void)
+{
+    struct astrid_result_bool_uplink_error r;
+    struct astrid_str id = word(), user = word();
+    uint32_t n = (uint32_t)number();
+    char *text = grab(n, 1);
+    for (uint32_t i = 0; i < n; i++)
+        text[i] = 'x';
+    astrid_uplink_uplink_send(id.p, id.n, user.p, user.n, text, n, &r);
+    if (r.is_err)
+        PUT_ERR(uplink_errors, r.u.err);
+    else
+        puts_(r.u.ok ? "true" : "false");
+}
+
+/* --- streams: the test's own host functions give out both ends of its pipe ----------------------- */
+
+#ifdef PROBE_STREAMS
+ASTRID_IMPORT("test:streams/host", "input") int32_t test_input(void);
+ASTRID_IMPORT("test:streams/host", "output") int32_t test_output(void);
+
+static int32_t streams[SLOTS];
+static uint32_t stream_n;
+
+static void put_stream_err(struct astrid_io_stream_error e)
+{
+    if (e.tag == ASTRID_IO_STREAM_ERROR_CLOSED) {
+        puts_("err:closed");
+        return;
+    }
+    struct astrid_str text;
+    puts_("err:failed:");
+    astrid_io_error_to_debug_string(e.u.last_operation_failed, &text);
+    put_str(text);
+    astrid_io_error_drop(e.u.last_operation_failed);
+}
+
+static void do_input(void)
+{
+    streams[stream_n] = test_input();
+    put_u64(stream_n++);
+}
+
+static void do_output(void)
+{
+    streams[stream_n] = test_output();
+    put_u64(stream_n++);
+}
+
+static void put_read(const struct astrid_result_bytes_io_stream_error *r)
+{
+    if (r->is_err)
+        put_stream_err(r->u.err);
+    else if (r->u.ok.n > 256) {
+        puts_("n=");
+        put_u64(r->u.ok.n);
+    } else {
+        puts_("'");
+        put((const char *)r->u.ok.p, r->u.ok.n);
+        puts_("'");
+    }
+}
+
+static void put_count(const struct astrid_result_u64_io_stream_error *r)
+{
+    if (r->is_err)
+        put_stream_err(r->u.err);
+    else
+        put_u64(r->u.ok);
+}
+
+static void put_unit(const struct astrid_result_unit_io_stream_error *r)
+{
+    if (r->is_err)
+        put_stream_err(r->u.err);
+    else
+        puts_("ok");
+}
+
+static void do_read(void)
+{
+    struct astrid_result_bytes_io_stream_error r;
+    int32_t s = streams[number()];
+    astrid_io_input_stream_read(s, number(), &r);
+    put_read(&r);
+}
+
+static void do_bread(void)
+{
+    struct astrid_result_bytes_io_stream_error r;
+    int32_t s = streams[number()];
+    astrid_io_input_stream_blocking_read(s, number(), &r);
+    put_read(&r);
+}
+
+static void do_skip(void)
+{
+    struct astrid_result_u64_io_stream_error r;
+    int32_t s = streams[number()];
+    astrid_io_input_stream_skip(s, number(), &r);
+    put_count(&r);
+}
+
+static void do_bskip(void)
+{
+    struct astrid_result_u64_io_stream_error r;
+    int32_t s = streams[number()];
+    astrid_io_input_stream_blocking_skip(s, number(), &r);
+    put_count(&r);
+}
+
+static void do_spoll(void)
+{
+    int32_t s = streams[number()];
+    polls[poll_n] = is(rest, "out") ? astrid_io_output_stream_subscribe(s)
+                                    : astrid_io_input_stream_subscribe(s);
+    put_u64(poll_n++);
+}
+
+static void do_checkw(void)
+{
+    struct astrid_result_u64_io_stream_error r;
+    astrid_io_output_stream_check_write(streams[number()], &r);
+    put_count(&r);
+}
+
+static void do_write(void)
+{
+    struct astrid_result_unit_io_stream_error r;
+    int32_t s = streams[number()];
+    astrid_io_output_stream_write(s, (const uint8_t *)rest.p, rest.n, &r);
+    put_unit(&r);
+}
+
+static void do_bwrite(void)
+{
+    struct astrid_result_unit_io_stream_error r;
+    int32_t s = streams[number()];
+    astrid_io_output_stream_blocking_write_and_flush(s, (const uint8_t *)rest.p, rest.n, &r);
+    put_unit(&r);
+}
+
+/* n bytes: 'a' to 'z' over and over. */
+static void do_bwriten(void)
+{
+    struct astrid_result_unit_io_stream_error r;
+    int32_t s = streams[number()];
+    uint32_t n = (uint32_t)number();
+    uint8_t *bytes = grab(n, 1);
+    for (uint32_t i = 0; i < n; i++)
+        bytes[i] = (uint8_t)('a' + i % 26);
+    astrid_io_output_stream_blocking_write_and_flush(s, bytes, n, &r);
+    put_unit(&r);
+}
+
+static void do_zeroes(void)
+{
+    struct astrid_result_unit_io_stream_error r;
+    int32_t s = streams[number()];
+    astrid_io_output_stream_write_zeroes(s, number(), &r);
+    put_unit(&r);
+}
+
+static void do_bzeroes(void)
+{
+    struct astrid_result_unit_io_stream_error r;
+    int32_t s = streams[number()];
+    astrid_io_output_stream_blocking_write_zeroes_and_flush(s, number(), &r);
+    put_unit(&r);
+}
+
+static void do_flush(void)
+{
+    struct astrid_result_unit_io_stream_error r;
+    astrid_io_output_stream_flush(streams[number()], &r);
+    put_unit(&r);
+}
+
+static void do_bflush(void)
+{
+    struct astrid_result_unit_io_stream_error r;
+    astrid_io_output_stream_blocking_flush(streams[number()], &r);
+    put_unit(&r);
+}
+
+/* to, from, n */
+static void do_splice(void)
+{
+    struct astrid_result_u64_io_stream_error r;
+    int32_t to = streams[number()], from = streams[number()];
+    astrid_io_output_stream_splice(to, from, number(), &r);
+    put_count(&r);
+}
+
+static void do_bsplice(void)
+{
+    struct astrid_result_u64_io_stream_error r;
+    int32_t to = streams[number()], from = streams[number()];
+    astrid_io_output_stream_blocking_splice(to, from, number(), &r);
+    put_count(&r);
+}
+
+static void do_indrop(void)
+{
+    astrid_io_input_stream_drop(streams[number()]);
+    puts_("ok");
+}
+
+static void do_outdrop(void)
+{
+    astrid_io_output_stream_drop(streams[number()]);
+    puts_("ok");
+}
+#endif
 
 /* --- Hostile: each of these ends in a trap ------------------------------------------------------- */
 
@@ -860,7 +1190,36 @@ static const struct {
     { "elicit", do_elicit },
     { "has-secret", do_has_secret },
     { "fs", do_fs },
-    { "uplink", do_uplink },
+    { "resolve", do_resolve },
+    { "link", do_link },
+    { "unlink", do_unlink },
+    { "user", do_user },
+    { "links", do_links },
+    { "register", do_register },
+    { "registern", do_registern },
+    { "send", do_send },
+    { "sendn", do_sendn },
+#ifdef PROBE_STREAMS
+    { "input", do_input },
+    { "output", do_output },
+    { "read", do_read },
+    { "bread", do_bread },
+    { "skip", do_skip },
+    { "bskip", do_bskip },
+    { "spoll", do_spoll },
+    { "checkw", do_checkw },
+    { "write", do_write },
+    { "bwrite", do_bwrite },
+    { "bwriten", do_bwriten },
+    { "zeroes", do_zeroes },
+    { "bzeroes", do_bzeroes },
+    { "flush", do_flush },
+    { "bflush", do_bflush },
+    { "splice", do_splice },
+    { "bsplice", do_bsplice },
+    { "indrop", do_indrop },
+    { "outdrop", do_outdrop },
+#endif
     { "bad", do_bad },
     { "spin", do_spin },
     { "bench", do_bench },

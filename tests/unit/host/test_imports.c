@@ -97,11 +97,6 @@ static void missing_packages_say_so(void **state)
     if (strncmp(got, want, 3) ==
         0) /* once the package is there this test has nothing to say about it */
         assert_string_equal(got, want);
-    (void)snprintf(want, sizeof want, "%d:uplink.uplink-register is not available in this build",
-                   AST_UPLINK_ERROR_UNKNOWN);
-    got = rig_run(r, "uplink\nuplink");
-    if (strncmp(got, want, 2) == 0)
-        assert_non_null(strstr(got, want));
 }
 
 static void hostile_guests_trap(void **state)
