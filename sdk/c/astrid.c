@@ -272,6 +272,119 @@ bool astrid_has_secret(struct astrid_str key)
     return !r.is_err && r.u.ok;
 }
 
+static enum astrid_identity identity_rc(bool is_err, uint8_t tag)
+{
+    static const enum astrid_identity by_tag[] = {
+        [ASTRID_IDENTITY_ERROR_CAPABILITY_DENIED] = ASTRID_IDENTITY_DENIED,
+        [ASTRID_IDENTITY_ERROR_INVALID_INPUT] = ASTRID_IDENTITY_INVALID,
+        [ASTRID_IDENTITY_ERROR_USER_NOT_FOUND] = ASTRID_IDENTITY_ABSENT,
+        [ASTRID_IDENTITY_ERROR_LINK_NOT_FOUND] = ASTRID_IDENTITY_ABSENT,
+        [ASTRID_IDENTITY_ERROR_ALREADY_LINKED] = ASTRID_IDENTITY_ALREADY_LINKED,
+        [ASTRID_IDENTITY_ERROR_STORE_UNAVAILABLE] = ASTRID_IDENTITY_FAILED,
+    };
+    if (!is_err)
+        return ASTRID_IDENTITY_OK;
+    return tag < sizeof by_tag / sizeof by_tag[0] ? by_tag[tag] : ASTRID_IDENTITY_FAILED;
+}
+
+enum astrid_identity astrid_identity_resolve(struct astrid_str platform,
+                                             struct astrid_str platform_user_id,
+                                             struct astrid_str *ret_user_id,
+                                             struct astrid_str *ret_display_name)
+{
+    struct astrid_result_identity_identity_resolve_response_identity_error r;
+
+    astrid_identity_identity_resolve(platform.p, platform.n, platform_user_id.p, platform_user_id.n,
+                                     &r);
+    if (r.is_err)
+        return identity_rc(true, r.u.err.tag);
+    *ret_user_id = r.u.ok.user_id;
+    if (ret_display_name)
+        *ret_display_name =
+            r.u.ok.display_name.has ? r.u.ok.display_name.v : (struct astrid_str){ NULL, 0 };
+    return ASTRID_IDENTITY_OK;
+}
+
+enum astrid_identity astrid_identity_link(struct astrid_str platform,
+                                          struct astrid_str platform_user_id,
+                                          struct astrid_str user_id, struct astrid_str method)
+{
+    struct astrid_result_unit_identity_error r;
+
+    astrid_identity_identity_link(platform.p, platform.n, platform_user_id.p, platform_user_id.n,
+                                  user_id.p, user_id.n, method.p, method.n, &r);
+    return identity_rc(r.is_err, r.u.err.tag);
+}
+
+enum astrid_identity astrid_identity_unlink(struct astrid_str platform,
+                                            struct astrid_str platform_user_id)
+{
+    struct astrid_result_unit_identity_error r;
+
+    astrid_identity_identity_unlink(platform.p, platform.n, platform_user_id.p, platform_user_id.n,
+                                    &r);
+    return identity_rc(r.is_err, r.u.err.tag);
+}
+
+enum astrid_identity astrid_identity_create_user(struct astrid_str display_name,
+                                                 struct astrid_str *ret_user_id)
+{
+    struct astrid_result_identity_identity_create_user_response_identity_error r;
+
+    astrid_identity_identity_create_user(display_name.n != 0, display_name.p, display_name.n, &r);
+    if (r.is_err)
+        return identity_rc(true, r.u.err.tag);
+    *ret_user_id = r.u.ok.user_id;
+    return ASTRID_IDENTITY_OK;
+}
+
+enum astrid_identity astrid_identity_links(struct astrid_str user_id,
+                                           const struct astrid_link **ret, uint32_t *ret_n)
+{
+    struct astrid_result_list_identity_platform_link_identity_error r;
+
+    astrid_identity_identity_list_links(user_id.p, user_id.n, &r);
+    if (r.is_err)
+        return identity_rc(true, r.u.err.tag);
+    uint32_t n = r.u.ok.n;
+    struct astrid_link *out = astrid_alloc(n * (uint32_t)sizeof *out);
+    if (!out && n)
+        return ASTRID_IDENTITY_FAILED;
+    for (uint32_t i = 0; i < n; i++)
+        out[i] = (struct astrid_link){ .platform = r.u.ok.v[i].platform,
+                                       .platform_user_id = r.u.ok.v[i].platform_user_id,
+                                       .linked_at = r.u.ok.v[i].linked_at,
+                                       .method = r.u.ok.v[i].method };
+    *ret = out;
+    *ret_n = n;
+    return ASTRID_IDENTITY_OK;
+}
+
+bool astrid_uplink_register(struct astrid_str name, struct astrid_str platform,
+                            enum astrid_uplink_kind kind, struct astrid_str *ret_uplink_id)
+{
+    struct astrid_result_str_uplink_error r;
+
+    astrid_uplink_uplink_register(name.p, name.n, platform.p, platform.n, kind, &r);
+    if (r.is_err)
+        return false;
+    *ret_uplink_id = r.u.ok;
+    return true;
+}
+
+bool astrid_uplink_send(struct astrid_str uplink_id, struct astrid_str platform_user_id,
+                        struct astrid_str content, bool *ret_taken)
+{
+    struct astrid_result_bool_uplink_error r;
+
+    astrid_uplink_uplink_send(uplink_id.p, uplink_id.n, platform_user_id.p, platform_user_id.n,
+                              content.p, content.n, &r);
+    if (r.is_err)
+        return false;
+    *ret_taken = r.u.ok;
+    return true;
+}
+
 bool astrid_config(struct astrid_str key, struct astrid_str *ret)
 {
     struct astrid_result_opt_str_sys_error r;

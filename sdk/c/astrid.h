@@ -157,6 +157,55 @@ bool astrid_has_secret(struct astrid_str key); /* at any time; false also when t
 #define ASTRID_ON_UPGRADE                                                                          \
     __attribute__((export_name("astrid-upgrade"), used)) void astrid_on_upgrade(void)
 
+/* ---- identities: which account of a chat platform belongs to which user ----
+ *
+ * Needs [capabilities] identity: "resolve" to look up, "link" to change links, "admin" to make users. */
+
+enum astrid_identity {
+    ASTRID_IDENTITY_OK,
+    ASTRID_IDENTITY_ABSENT,         /* no such link, or no such user */
+    ASTRID_IDENTITY_ALREADY_LINKED, /* the account is another user's */
+    ASTRID_IDENTITY_DENIED,         /* the manifest does not grant it */
+    ASTRID_IDENTITY_INVALID,        /* blank text, '/' inside, not a UUID */
+    ASTRID_IDENTITY_FAILED
+};
+/* *ret_display_name (may be NULL) is empty when the user has none. */
+enum astrid_identity astrid_identity_resolve(struct astrid_str platform,
+                                             struct astrid_str platform_user_id,
+                                             struct astrid_str *ret_user_id,
+                                             struct astrid_str *ret_display_name);
+/* `method`: how the link was proved. */
+enum astrid_identity astrid_identity_link(struct astrid_str platform,
+                                          struct astrid_str platform_user_id,
+                                          struct astrid_str user_id, struct astrid_str method);
+enum astrid_identity astrid_identity_unlink(struct astrid_str platform,
+                                            struct astrid_str platform_user_id);
+/* The user's principal is derived from the name; an empty name makes a user of the principal `default`. */
+enum astrid_identity astrid_identity_create_user(struct astrid_str display_name,
+                                                 struct astrid_str *ret_user_id);
+
+struct astrid_link {
+    struct astrid_str platform, platform_user_id, linked_at, method;
+};
+enum astrid_identity astrid_identity_links(struct astrid_str user_id,
+                                           const struct astrid_link **ret, uint32_t *ret_n);
+
+/* ---- uplinks: front ends. Needs [capabilities] uplink = true, and [[uplink]] to send ---- */
+
+enum astrid_uplink_kind {
+    ASTRID_UPLINK_CHAT,
+    ASTRID_UPLINK_INTERACTIVE,
+    ASTRID_UPLINK_NOTIFY,
+    ASTRID_UPLINK_BRIDGE
+};
+/* False when refused: no capability, blank or known name, more than 32. */
+bool astrid_uplink_register(struct astrid_str name, struct astrid_str platform,
+                            enum astrid_uplink_kind kind, struct astrid_str *ret_uplink_id);
+/* What a platform user wrote, as a prompt of the principal that the account is linked to. *ret_taken is false for
+ * unlinked accounts and over the principal's rate. False when the uplink is not one of ours. */
+bool astrid_uplink_send(struct astrid_str uplink_id, struct astrid_str platform_user_id,
+                        struct astrid_str content, bool *ret_taken);
+
 /* ---- the rest of the system ---- */
 
 /* A value of [env] in the manifest, as the operator set it; false when unset. */
