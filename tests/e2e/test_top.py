@@ -51,7 +51,7 @@ def rows(answer, kind):
 class Figures(Case):
     def set_up(self):
         self.d = daemon(gateway=True)
-        self.d.add_principal("mallory", 'groups = []\n[quotas]\nmax_timeout_secs = 1\n')
+        self.d.add_principal("mallory", 'groups = []\n[quotas]\nmax_timeout_secs = 3\nmax_cpu_fuel_per_sec = 100000000000\n')
         self.d.add_principal("member", 'groups = ["agent"]\n')
         self.d.add_principal("nobody", 'groups = []\n')
         self.d.start()
@@ -160,7 +160,7 @@ class Figures(Case):
 
     def c04_30_waiting_and_dropped_events_are_visible(self):
         m = self.d.client()
-        m.send("user.v1.prompt", prompt("loop"), "mallory")  # ended after a second
+        m.send("user.v1.prompt", prompt("loop"), "mallory")  # ended after three seconds
         wait_for(lambda: rows(self._activity(), "principal")["mallory"]["running"] == 1, what="the loop")
         for _ in range(70):
             m.send("user.v1.prompt", prompt("hello"), "mallory")
