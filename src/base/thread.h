@@ -25,6 +25,7 @@
     X(45, cache, "a cache of files or tokens")                                                     \
     X(50, sched, "run queue and timers")                                                           \
     X(55, fiber, "one fiber's wake state")                                                         \
+    X(58, audit, "places of the audit log")                                                        \
     X(60, store, "pending store operations")                                                       \
     X(70, loop, "posted callbacks of a loop")                                                      \
     X(80, metrics, "metric families")                                                              \

@@ -54,6 +54,61 @@ enum ast_rc store_range_scan(MDB_txn *txn, MDB_dbi dbi, struct ast_str ns, struc
     return result == MDB_NOTFOUND ? AST_OK : store_fail(err, result, "scan");
 }
 
+/* The physical key that all of the range lies below: `before`, or what follows the last key with `prefix`. Keys have no
+ * byte 0xff in front when they are UTF-8, but nothing here relies on it: 0xff bytes at the end are cut before the last byte
+ * is counted up, and "<ns>\1" ends the namespace as a whole. */
+static void end_of(struct ast_str ns, struct ast_str prefix, struct ast_str before,
+                   struct store_key *key)
+{
+    while (prefix.n && (unsigned char)prefix.p[prefix.n - 1] == 0xff)
+        prefix.n--;
+    if (before.n && ast_str_starts(before, prefix)) {
+        (void)start_of(ns, before, AST_STR_NONE, key);
+        return;
+    }
+    (void)start_of(ns, prefix, AST_STR_NONE, key);
+    key->b[key->n - 1]++;
+}
+
+enum ast_rc store_range_scan_back(MDB_txn *txn, MDB_dbi dbi, struct ast_str ns,
+                                  struct ast_str prefix, struct ast_str before,
+                                  store_each_key *each, void *arg, struct ast_err *err)
+{
+    enum ast_rc rc = store_ns_check(ns, err);
+    if (rc)
+        return rc;
+    if (before.n && !ast_str_starts(before, prefix)) {
+        if (ast_str_cmp(before, prefix) < 0)
+            return AST_OK; /* the whole range lies behind it */
+        before = AST_STR_NONE;
+    }
+    struct store_key end, head_key;
+    end_of(ns, prefix, before, &end);
+    struct ast_str head =
+        ast_str_first(start_of(ns, AST_STR_NONE, AST_STR_NONE, &head_key), ns.n + 1);
+
+    AST_AUTO(close_cursor) MDB_cursor *c = NULL;
+    int result = mdb_cursor_open(txn, dbi, &c);
+    if (result)
+        return store_fail(err, result, "scan");
+    MDB_val k = { .mv_size = end.n, .mv_data = end.b }, v;
+    result = mdb_cursor_get(c, &k, &v, MDB_SET_RANGE);
+    if (result && result != MDB_NOTFOUND)
+        return store_fail(err, result, "scan");
+    for (result = mdb_cursor_get(c, &k, &v, result ? MDB_LAST : MDB_PREV); !result;
+         result = mdb_cursor_get(c, &k, &v, MDB_PREV)) {
+        struct ast_str physical = store_val_str(k);
+        if (!ast_str_starts(physical, head))
+            return AST_OK;
+        struct ast_str found = ast_str_from(physical, head.n);
+        if (before.n && ast_str_cmp(found, before) >= 0)
+            continue; /* `before` was longer than any key */
+        if (!ast_str_starts(found, prefix) || !each(arg, found, store_val_str(v)))
+            return AST_OK;
+    }
+    return result == MDB_NOTFOUND ? AST_OK : store_fail(err, result, "scan");
+}
+
 enum ast_rc store_range_each(MDB_txn *txn, MDB_dbi dbi, struct ast_str ns_prefix,
                              store_each_row *each, void *arg, struct ast_err *err)
 {

@@ -96,6 +96,13 @@ enum ast_rc ast_store_scan(struct ast_store *s, struct ast_str ns, struct ast_st
                            bool (*each)(void *arg, struct ast_str key, struct ast_str value),
                            void *arg, struct ast_err *err);
 
+/* The same from the end: descending byte order from the last key < `before` (empty: from the end) with `prefix`. */
+AST_MUST_CHECK
+enum ast_rc ast_store_scan_back(struct ast_store *s, struct ast_str ns, struct ast_str prefix,
+                                struct ast_str before,
+                                bool (*each)(void *arg, struct ast_str key, struct ast_str value),
+                                void *arg, struct ast_err *err);
+
 /* Every row whose namespace starts with `ns_prefix` (empty: all), ordered by namespace and key, in one
  * snapshot: export, copies, accounting. As in ast_store_scan() the views are borrowed for the call and a
  * false stops; a slow `each` keeps deleted space from being used again. */

@@ -13,7 +13,8 @@ ROOMS = ["base", "crypto", "store", "audit", "bus", "policy", "wasm", "host", "c
 RANK = {room: i for i, room in enumerate(ROOMS)}
 # Narrower than the order: what a room may include besides itself.
 ONLY = {
-    "crypto": {"base"}, "store": {"base", "crypto"}, "bus": {"base", "crypto"}, "policy": {"base", "crypto"},
+    "crypto": {"base"}, "store": {"base", "crypto"},
+    "audit": {"base", "crypto", "store"}, "bus": {"base", "crypto"}, "policy": {"base", "crypto"},
     "wasm": {"base", "crypto"},
     "uplink": {"base", "crypto", "store", "bus", "policy", "wasm", "host", "capsule", "kernel"},
     "gateway": {"base", "crypto", "store", "bus", "policy", "wasm", "host", "capsule", "kernel"},
