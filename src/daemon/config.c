@@ -135,6 +135,21 @@ static enum ast_rc read_asking(const struct ast_json *root, struct ast_daemon_co
     return AST_OK;
 }
 
+static enum ast_rc read_audit(const struct ast_json *table, struct ast_daemon_config *c,
+                              struct ast_err *err)
+{
+    const struct ast_json *v = ast_json_member(table, "fail_closed");
+    bool is_closed = true;
+
+    if (!v)
+        return AST_OK;
+    if (!ast_json_bool(v, &is_closed))
+        return ast_fail(err, AST_E_INVALID,
+                        "Validation error in field 'audit.fail_closed': expected true or false");
+    c->audit_fail_open = !is_closed;
+    return AST_OK;
+}
+
 /* NOT_FOUND when there is no such file. */
 static enum ast_rc read_file(const char *path, struct ast_daemon_config *c, bool *level_set,
                              struct ast_err *err)
@@ -151,6 +166,8 @@ static enum ast_rc read_file(const char *path, struct ast_daemon_config *c, bool
     if (rc)
         return ast_wrap(err, rc, "Failed to parse config file at %s", path);
     rc = read_logging(ast_json_member(ast_json_root(doc), "logging"), c, level_set, err);
+    if (!rc)
+        rc = read_audit(ast_json_member(ast_json_root(doc), "audit"), c, err);
     if (!rc)
         rc = read_capsule(ast_json_member(ast_json_root(doc), "capsule"), c, err);
     return rc ? rc : read_asking(ast_json_root(doc), c, err);

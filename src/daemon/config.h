@@ -1,4 +1,4 @@
-/* What the daemon reads of config.toml: [logging], [capsule], [timeouts] and [uplink] (spec 05 §22.2, 08 §12, §13). Layers: /etc/astrid/config.toml,
+/* What the daemon reads of config.toml: [logging], [capsule], [timeouts], [uplink] and [audit] (spec 05 §22.2, 08 §12, §13). Layers: /etc/astrid/config.toml,
  * then <home>/etc/config.toml, then <home>/config.toml, later ones win; then the environment for what no file set. A broken file refuses the
  * start; a bad variable is ignored with a line on stderr (spec README §5 gap 67). */
 #pragma once
@@ -13,6 +13,7 @@ struct ast_daemon_config {
     unsigned pool_max, blocking_max, io_max; /* 0: derived */
     unsigned approval_secs;                  /* 0: the built-in minute */
     bool own_questions_only;                 /* clients see questions of the principals they use */
+    bool audit_fail_open;                    /* fail_closed = false; default: closed */
 };
 
 #define AST_DAEMON_CONFIG_INIT                                                                     \

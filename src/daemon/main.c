@@ -204,6 +204,7 @@ static enum ast_rc start(struct daemon *d, const struct ast_daemon_config *cfg)
         .io_max = d->opt.io_max ? d->opt.io_max : cfg->io_max,
         .approval_secs = cfg->approval_secs,
         .version = AST_RUNTIME_VERSION,
+        .audit_fail_open = cfg->audit_fail_open,
     };
     enum ast_rc rc = ast_kernel_boot(&k, &d->kernel, &d->err);
 

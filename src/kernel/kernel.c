@@ -178,6 +178,8 @@ static enum ast_rc boot_steps(struct ast_kernel *k, const struct ast_kernel_conf
     if (!rc)
         rc = open_store(k, err);
     if (!rc)
+        rc = kernel_audit_open(k, err);
+    if (!rc)
         rc = ast_policy_open(k->home, &k->policy, err);
     if (rc)
         return rc;
@@ -191,6 +193,8 @@ static enum ast_rc boot_steps(struct ast_kernel *k, const struct ast_kernel_conf
         rc = open_capsules(k, cfg, err);
     if (!rc)
         rc = kernel_loader_start(&k->loader, err);
+    if (!rc)
+        rc = kernel_audit_start(k, err);
     if (!rc)
         rc = kernel_router_start(k, &k->router, err);
     if (!rc)
@@ -208,6 +212,7 @@ enum ast_rc ast_kernel_boot(const struct ast_kernel_config *cfg, struct ast_kern
     k->loop = cfg->loop;
     k->session = cfg->session;
     k->ephemeral = cfg->ephemeral;
+    k->audit_fail_closed = !cfg->audit_fail_open;
     k->version = cfg->version;
     k->lock_fd = -1;
     k->booted_ns = ast_mono_ns();
@@ -358,6 +363,8 @@ void ast_kernel_free(struct ast_kernel *k)
     if (k->capsules)
         ast_capsules_cancel_hooks(k->capsules); /* one may be waiting for a person */
     kernel_loader_stop(&k->loader);
+    ast_loop_flush(k->loop); /* also before the log goes: anchor jobs are done */
+    kernel_audit_stop(k);
     ast_loop_flush(k->loop); /* what the loader posted still points to us */
     kernel_monitors_stop(k->monitors);
     ast_capsules_free(k->capsules);

@@ -23,6 +23,8 @@ struct ast_kernel_config {
     unsigned workers;                        /* 0: CPUs */
     unsigned approval_secs;                  /* how long people have to approve; 0: 60 */
     const char *version;                     /* product version */
+    bool
+        audit_fail_open; /* [audit] fail_closed = false: changes go on when their row cannot be stored */
 };
 
 AST_MUST_CHECK

@@ -3,6 +3,7 @@
 
 #include <pthread.h>
 
+#include "audit/audit.h"
 #include "base/buf.h"
 #include "base/map.h"
 #include "base/thread.h"
@@ -100,6 +101,12 @@ void kernel_activity_json(const struct ast_kernel *k, const struct ast_activity 
 /* Root user and its cli/local link in the store (spec 01 §17.2). */
 enum ast_rc kernel_identity_bootstrap(struct ast_store *store, struct ast_err *err);
 
+/* The audit log (audit_priv.h has what requests need): opened with the store, background work once the loader runs, stopped
+ * when nobody can ask any more. */
+enum ast_rc kernel_audit_open(struct ast_kernel *k, struct ast_err *err);
+enum ast_rc kernel_audit_start(struct ast_kernel *k, struct ast_err *err);
+void kernel_audit_stop(struct ast_kernel *k);
+
 /* Publishes guest bytes on a topic as the kernel; a failure is logged. */
 void kernel_publish(struct ast_kernel *k, struct ast_str topic, enum ast_payload_kind kind,
                     struct ast_str body, const struct ast_uuid *source, const char *origin);
@@ -124,6 +131,10 @@ struct ast_kernel {
     struct ast_allowances *allowances;
     struct ast_host host;
     struct ast_capsules *capsules;
+    struct ast_audit *audit;
+    struct kernel_audit *audit_life; /* owned; audit.c */
+    bool audit_fail_closed;          /* immutable after boot */
+    struct kernel_loader answers;    /* what waits for its audit row is answered here */
     struct kernel_loader loader;
     struct kernel_connections connections;
     struct kernel_limits limits;

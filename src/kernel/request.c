@@ -7,7 +7,7 @@
 #include "base/log.h"
 #include "base/time.h"
 #include "capsule/install.h"
-#include "kernel/kernel_priv.h"
+#include "kernel/audit_priv.h"
 
 #include "base/banned.h"
 
@@ -18,14 +18,17 @@
 
 struct request_row;
 
-/* A request in progress. On the stack for quick methods; on the heap as a loader job for blocking ones. */
+/* A request in progress, on the heap until it was answered. */
 struct request {
     struct kernel_job job;
     struct ast_kernel *k;
     const struct request_row *row;
     struct ast_principal caller;
-    char *source; /* InstallCapsule: what to install. Shutdown: the reason. Owned */
-    bool workspace;
+    bool is_denied;         /* failure holds the denial */
+    struct ast_err failure; /* rc: not OK once the answer is an error */
+    struct ast_buf params;  /* what the audit row says of the parameters; empty: nothing */
+    char *source;           /* InstallCapsule: what to install. Shutdown: the reason. Owned */
+    bool workspace, stops;
     struct ast_activity_ask activity; /* GetActivity */
     struct ast_buf out;
     void (*done)(void *arg, struct ast_str response_json);
@@ -36,7 +39,8 @@ struct request_row {
     struct ast_str method;
     struct ast_str cap, alternative; /* either form will do; alternative may be empty */
     unsigned per_minute;             /* 0: unlimited */
-    bool blocks;                     /* runs on the loader thread */
+    bool changes;                    /* runs on the loader thread, with an intent marker before */
+    bool records;                    /* the audit row has the parameters */
     enum ast_rc (*read)(struct request *r, const struct ast_json *params,
                         struct ast_err *err); /* NULL: no parameters */
     void (*run)(struct request *r);
@@ -47,6 +51,7 @@ struct request_row {
 
 static void answer_error(struct request *r, struct ast_str text)
 {
+    (void)ast_fail(&r->failure, AST_E_INVALID, AST_STR_FMT, AST_STR_ARG(text));
     struct ast_jw w = AST_JW_INIT(&r->out);
     ast_buf_reset(&r->out);
     ast_jw_object(&w);
@@ -79,13 +84,64 @@ static void answer_word(struct request *r, struct ast_str word)
     answer_end(&w, AST_STR("Success"));
 }
 
+/* Answers and frees; a shutdown is told to the daemon once its answer left (spec 02 §12.3). */
 static void request_finish(struct request *r)
+{
+    r->done(r->arg, ast_buf_view(&r->out));
+    if (r->stops && !r->failure.rc)
+        kernel_ask_stop(r->k, r->source);
+    ast_buf_done(&r->out);
+    ast_buf_done(&r->params);
+    free(r->source);
+    free(r);
+}
+
+/* ---- the audit row ---- */
+
+static struct kernel_audit_row audit_row(const struct request *r)
+{
+    return (struct kernel_audit_row){
+        .caller = ast_principal_str(&r->caller),
+        .method = r->row->method,
+        .capability = r->row->cap,
+        .params = ast_buf_view(&r->params),
+        .right = r->is_denied ? KERNEL_AUDIT_DENIED : KERNEL_AUDIT_ALLOWED,
+        .error = r->failure.rc ? ast_str_c(r->failure.msg) : AST_STR_NONE,
+        .changes = r->row->changes && !r->is_denied,
+    };
+}
+
+static void on_audited(void *arg, enum ast_rc rc, const struct ast_err *err)
+{
+    struct request *r = arg;
+    if (rc)
+        answer_error(r, ast_str_c(err->msg));
+    request_finish(r);
+}
+
+/* Records the outcome, then answers. */
+static void request_conclude(struct request *r)
 {
     if (r->out.fail)
         answer_error(r, AST_STR("the answer is too large"));
-    r->done(r->arg, ast_buf_view(&r->out));
-    ast_buf_done(&r->out);
-    free(r->source);
+    struct kernel_audit_row row = audit_row(r);
+    kernel_audit(r->k, &row, on_audited, r);
+}
+
+/* The request in wire form, without members nobody asked for. */
+static void keep_params(struct request *r, const struct ast_json *params)
+{
+    struct ast_jw w = AST_JW_INIT(&r->params);
+
+    if (!r->row->records || !params)
+        return;
+    ast_jw_object(&w);
+    ast_jw_kv_string(&w, "method", r->row->method);
+    ast_jw_key(&w, AST_STR("params"));
+    ast_jw_value(&w, params);
+    ast_jw_end(&w);
+    if (r->params.fail)
+        ast_buf_done(&r->params);
 }
 
 /* ---- reads ---- */
@@ -337,10 +393,10 @@ static enum ast_rc read_shutdown(struct request *r, const struct ast_json *param
 {
     struct ast_str reason = ast_json_str_or(params, AST_STR("reason"), AST_STR("requested"));
     r->source = ast_str_dup(ast_str_first(reason, 256));
+    r->stops = true;
     return r->source ? AST_OK : ast_fail(err, AST_E_NO_MEMORY, "shutdown");
 }
 
-/* The answer leaves first, then the daemon is told (spec 02 §12.3). */
 static void run_shutdown(struct request *r)
 {
     answer_word(r, AST_STR("shutting_down"));
@@ -351,22 +407,25 @@ static const struct request_row rows[] = {
     {                                                                                              \
         lit, sizeof(lit) - 1                                                                       \
     }
-    /* method                  capability                    either form      /min  blocks read          run */
-    { S("GetStatus"), S("system:status"), S(""), 0, false, NULL, run_status },
-    { S("ListCapsules"), S("self:capsule:list"), S("capsule:list"), 0, false, NULL, run_list },
-    { S("GetCommands"), S("self:capsule:list"), S("capsule:list"), 0, false, NULL, run_commands },
-    { S("GetCapsuleMetadata"), S("self:capsule:list"), S("capsule:list"), 0, false, NULL,
+    /* method                  capability                    either form      /min  changes records read  run */
+    { S("GetStatus"), S("system:status"), S(""), 0, false, false, NULL, run_status },
+    { S("ListCapsules"), S("self:capsule:list"), S("capsule:list"), 0, false, false, NULL,
+      run_list },
+    { S("GetCommands"), S("self:capsule:list"), S("capsule:list"), 0, false, false, NULL,
+      run_commands },
+    { S("GetCapsuleMetadata"), S("self:capsule:list"), S("capsule:list"), 0, false, false, NULL,
       run_metadata },
     /* Ours: what capsules and principals do. */
-    { S("GetActivity"), S("self:capsule:list"), S("system:status"), 0, false, read_activity,
+    { S("GetActivity"), S("self:capsule:list"), S("system:status"), 0, false, false, read_activity,
       run_activity, .is_private = true },
-    { S("ReloadCapsules"), S("self:capsule:reload"), S("capsule:reload"), 5, true, NULL,
+    { S("ReloadCapsules"), S("self:capsule:reload"), S("capsule:reload"), 5, true, false, NULL,
       run_reload },
     /* A host-wide install needs the global form (spec README §5 gap 15). */
-    { S("InstallCapsule"), S("capsule:install"), S(""), 10, true, read_install, run_install },
-    { S("ApproveCapability"), S("self:approval:respond"), S(""), 10, false, read_approve,
+    { S("InstallCapsule"), S("capsule:install"), S(""), 10, true, true, read_install, run_install },
+    { S("ApproveCapability"), S("self:approval:respond"), S(""), 10, true, false, read_approve,
       run_approve },
-    { S("Shutdown"), S("system:shutdown"), S(""), 1, false, read_shutdown, run_shutdown },
+    /* Recorded before it acts, and never refused for want of a record (spec 09 §14.4). */
+    { S("Shutdown"), S("system:shutdown"), S(""), 1, false, true, read_shutdown, run_shutdown },
 #undef S
 };
 
@@ -392,12 +451,28 @@ static enum ast_rc authorise(struct ast_kernel *k, struct ast_str caller,
     return ast_policy_check(k->policy, caller, row->cap, err);
 }
 
+/* Changes: intent, handler, row, answer. The thread may block. */
 static void run_on_loader(struct kernel_job *job)
 {
     struct request *r = AST_CONTAINER_OF(job, struct request, job);
+    struct ast_err err = AST_ERR_INIT;
+    struct kernel_audit_row row = audit_row(r);
+    struct ast_uuid intent;
+    bool has_intent = false;
+
+    if (kernel_audit_intend(r->k, &row, &intent, &has_intent, &err)) {
+        answer_error(r, ast_str_c(err.msg));
+        request_finish(r);
+        return;
+    }
     r->row->run(r);
+    if (r->out.fail)
+        answer_error(r, AST_STR("the answer is too large"));
+    row = audit_row(r);
+    row.intent = has_intent ? &intent : NULL;
+    if (kernel_audit_wait(r->k, &row, &err))
+        answer_error(r, ast_str_c(err.msg));
     request_finish(r);
-    free(r);
 }
 
 /* Rate, rights, parameters, in that order (spec 01 §9.4). */
@@ -415,58 +490,69 @@ static enum ast_rc admit(struct request *r, const struct ast_json *params, struc
                         AST_STR_ARG(row->method));
     }
     enum ast_rc rc = authorise(r->k, caller, row, err);
-    if (!rc && row->read)
-        rc = row->read(r, params, err);
-    return rc;
+    if (rc) {
+        r->is_denied = true;
+        ast_log_fields(AST_LOG_WARN, KERNEL_TARGET, "kernel request denied", AST_F_SECURITY,
+                       AST_F_STR("principal", caller), AST_F_STR("method", row->method),
+                       AST_F_STR("required", row->cap));
+        return rc;
+    }
+    return row->read ? row->read(r, params, err) : AST_OK;
 }
 
-static void run_blocking(const struct request *r)
+static void run_change(struct request *r)
 {
-    struct request *heap = malloc(sizeof *heap);
-    struct ast_str why = AST_STR("out of memory");
+    r->job.run = run_on_loader;
+    if (kernel_loader_post(&r->k->loader, &r->job))
+        return;
+    answer_error(r, AST_STR("the daemon is shutting down"));
+    request_finish(r);
+}
 
-    if (heap) {
-        *heap = *r;
-        heap->job.run = run_on_loader;
-        if (kernel_loader_post(&r->k->loader, &heap->job))
-            return;
-        why = AST_STR("the daemon is shutting down");
-        free(heap);
-    }
-    struct request failed = *r;
-    answer_error(&failed, why);
-    request_finish(&failed);
+/* Out of memory before there was a request to answer for. */
+static void answer_nothing(void (*done)(void *arg, struct ast_str response_json), void *arg)
+{
+    done(arg, AST_STR("{\"data\":\"out of memory\",\"status\":\"Error\"}"));
 }
 
 void ast_kernel_request(struct ast_kernel *k, struct ast_str caller, const struct ast_json *request,
                         void (*done)(void *arg, struct ast_str response_json), void *arg)
 {
-    struct request r = { .k = k, .done = done, .arg = arg, .out = AST_BUF_INIT(REPLY_MAX) };
+    struct request *r = calloc(1, sizeof *r);
     struct ast_str method = ast_json_str_or(request, AST_STR("method"), AST_STR(""));
+    const struct ast_json *params = ast_json_member(request, "params");
     struct ast_err err = AST_ERR_INIT;
-    enum ast_rc rc = ast_principal_parse(caller, &r.caller, &err);
 
-    r.row = find_row(method);
-    if (!rc && !r.row)
+    if (!r) {
+        answer_nothing(done, arg);
+        return;
+    }
+    r->k = k;
+    r->done = done;
+    r->arg = arg;
+    r->out.max = r->params.max = REPLY_MAX;
+    enum ast_rc rc = ast_principal_parse(caller, &r->caller, &err);
+    r->row = find_row(method);
+    if (!rc && !r->row)
         rc = ast_fail(&err, AST_E_NOT_FOUND, "unknown method '" AST_STR_FMT "'",
                       AST_STR_ARG(ast_str_first(method, 64)));
     if (!rc)
-        rc = admit(&r, ast_json_member(request, "params"), &err);
+        rc = admit(r, params, &err);
     ast_log_debug(
         "astrid.audit.request", "method=" AST_STR_FMT " caller=" AST_STR_FMT " outcome=%s",
         AST_STR_ARG(ast_str_first(method, 64)), AST_STR_ARG(caller), rc ? err.msg : "admitted");
-    if (rc) {
-        answer_error(&r, ast_str_c(err.msg));
-        request_finish(&r);
+    if (rc)
+        answer_error(r, ast_str_c(err.msg));
+    if (rc && !r->is_denied) {
+        request_finish(r); /* malformed or limited: no row (spec 02 §20.1) */
         return;
     }
-    if (r.row->blocks) {
-        run_blocking(&r);
+    keep_params(r, params);
+    if (!rc && r->row->changes) {
+        run_change(r);
         return;
     }
-    r.row->run(&r);
-    AST_AUTO(ast_cfree) char *reason = r.row->run == run_shutdown ? ast_steal(&r.source) : NULL;
-    request_finish(&r);
-    if (reason)
-        kernel_ask_stop(k, reason);
+    if (!rc)
+        r->row->run(r);
+    request_conclude(r);
 }
