@@ -422,7 +422,7 @@ static const struct request_row rows[] = {
       run_reload },
     /* A host-wide install needs the global form (spec README §5 gap 15). */
     { S("InstallCapsule"), S("capsule:install"), S(""), 10, true, true, read_install, run_install },
-    { S("ApproveCapability"), S("self:approval:respond"), S(""), 10, true, false, read_approve,
+    { S("ApproveCapability"), S("self:approval:respond"), S(""), 10, false, false, read_approve,
       run_approve },
     /* Recorded before it acts, and never refused for want of a record (spec 09 §14.4). */
     { S("Shutdown"), S("system:shutdown"), S(""), 1, false, true, read_shutdown, run_shutdown },
