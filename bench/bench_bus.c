@@ -4,14 +4,18 @@
  *
  * Each figure is the median of RUNS runs, and the runs of a figure and of its limit take turns.
  */
+#include <malloc.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "base/log.h"
 #include "base/thread.h"
 #include "base/time.h"
+
+#include "bus/limiter.h"
 #include "bus/route.h"
 
 #include "base/banned.h"
@@ -269,8 +273,151 @@ static void bench_index(const char *name, bool scoped)
     crowd_close(&many);
 }
 
+/* --- Many principals on one subscription ------------------------------------------------------- */
+
+enum { CROWD = 5000, FAIR_TURNS = 1200, IDLE = 100000 };
+
+static struct ast_msg *message_of(const char *prefix, unsigned principal)
+{
+    char name[32];
+    int n = snprintf(name, sizeof name, "%s%u", prefix, principal);
+    struct ast_msg_spec spec = { .topic = AST_STR("user.v1.prompt"),
+                                 .principal = ast_str_n(name, (size_t)n) };
+    struct ast_msg *m = NULL;
+    if (ast_msg_trusted(&spec, AST_PAYLOAD_CUSTOM, ast_str_n(body, sizeof body), &m, NULL))
+        die("no message");
+    return m;
+}
+
+static uint32_t random_below(uint64_t *seed, uint32_t n)
+{
+    *seed = *seed * UINT64_C(6364136223846793005) + UINT64_C(1442695040888963407);
+    return (uint32_t)(*seed >> 33) % n;
+}
+
+static unsigned number_of(const struct ast_msg *m)
+{
+    unsigned n = 0;
+    for (size_t i = 1; i < m->principal.n; i++)
+        n = n * 10 + (unsigned)(m->principal.p[i] - '0');
+    return n;
+}
+
+/* Each turn all principals publish once, in a new order, and the consumer takes four fifths. Returns
+ * the worst distance of a principal's share from the equal one, as 1 + distance. */
+static double fair_round(uint64_t seed)
+{
+    static unsigned order[CROWD], served[CROWD];
+    static struct ast_msg *out[CROWD];
+    struct ast_bus *bus = NULL;
+    if (ast_bus_new(&bus, NULL))
+        die("no bus");
+    struct ast_route *route = route_on(bus, AST_STR("user.v1.*"), AST_STR_NONE);
+    size_t total = 0;
+    for (unsigned i = 0; i < CROWD; i++) {
+        order[i] = i;
+        served[i] = 0;
+    }
+    for (unsigned turn = 0; turn < FAIR_TURNS; turn++) {
+        for (unsigned i = CROWD; i > 1; i--) {
+            unsigned k = random_below(&seed, i), held = order[i - 1];
+            order[i - 1] = order[k];
+            order[k] = held;
+        }
+        for (unsigned i = 0; i < CROWD; i++)
+            ast_bus_publish(bus, message_of("p", order[i]));
+        size_t n = ast_route_drain(route, AST_ROUTE_BUDGET, out, CROWD * 4 / 5);
+        for (size_t i = 0; i < n; i++) {
+            served[number_of(out[i])]++;
+            ast_msg_unref(out[i]);
+        }
+        total += n;
+    }
+    struct ast_route_stats stats;
+    ast_route_stats(route, &stats);
+    if (stats.dropped_total < (uint64_t)CROWD * FAIR_TURNS / 6)
+        die("this was no overload: the figure means nothing");
+    double worst = 0, equal = (double)total / CROWD;
+    for (unsigned i = 0; i < CROWD; i++) {
+        double distance = served[i] / equal - 1;
+        distance = distance < 0 ? -distance : distance;
+        worst = distance > worst ? distance : worst;
+    }
+    ast_route_close(route);
+    ast_bus_free(bus);
+    return 1 + worst;
+}
+
+static void bench_fair(void)
+{
+    double v[RUNS];
+    for (unsigned i = 0; i < RUNS; i++)
+        v[i] = fair_round(i + 1);
+    double worst = median(v);
+    printf("BENCH bus_share_5000_principals %.4f of_equal limit=1.0000 ratio=%.4f reach=1.05 %s\n",
+           worst, worst, worst <= 1.05 ? "met" : "missed");
+    fflush(stdout);
+}
+
+/* Bytes that malloc has given out. */
+static size_t heap_bytes(void)
+{
+    struct mallinfo2 info = mallinfo2();
+    return info.uordblks + info.hblkhd;
+}
+
+/* Principals that were seen once: what is left of them in the queues, and on the heap altogether: a few
+ * idle queues, free message memory, the limiter's buckets until its next prune. The limit is what one
+ * principal leaves behind. */
+static double idle_round(unsigned principals, struct ast_route_stats *ret_stats)
+{
+    struct ast_bus *bus = NULL;
+    struct ast_limiter *limiter = NULL;
+    size_t before = heap_bytes();
+    if (ast_bus_new(&bus, NULL) || ast_limiter_new(&limiter, NULL))
+        die("no bus");
+    struct ast_route *route = route_on(bus, AST_STR("user.v1.*"), AST_STR_NONE);
+    int64_t now = ast_mono_ns();
+    for (unsigned i = 0; i < principals; i++) {
+        struct ast_msg *m = message_of("q", i), *taken;
+        now += AST_NS_PER_SEC / 100000;
+        if (!ast_limiter_admit(limiter, m->principal, m->body.n, 10485760, now))
+            die("the limiter refused");
+        ast_bus_publish(bus, m);
+        if (i % 1000 == 999 || i + 1 == principals)
+            while ((taken = ast_route_take(route)))
+                ast_msg_unref(taken);
+    }
+    /* Two minutes later somebody publishes: what is over is pruned. */
+    if (!ast_limiter_admit(limiter, AST_STR("later"), 1, 10485760, now + 120 * AST_NS_PER_SEC))
+        die("the limiter refused");
+    ast_route_stats(route, ret_stats);
+    size_t after = heap_bytes();
+    ast_route_close(route);
+    ast_limiter_free(limiter);
+    ast_bus_free(bus);
+    return after > before ? (double)(after - before) / 1024 : 0;
+}
+
+static void bench_idle(void)
+{
+    struct ast_route_stats stats;
+    double one[RUNS], all[RUNS];
+    for (unsigned i = 0; i < RUNS; i++) {
+        one[i] = idle_round(1, &stats);
+        all[i] = idle_round(IDLE, &stats);
+    }
+    size_t queued = stats.bytes + stats.principals;
+    printf("BENCH bus_idle_100000_queued %zu bytes limit=0 ratio=1.0000 reach=0 %s\n", queued,
+           queued ? "missed" : "met");
+    report("bus_idle_100000_heap", median(all), "KiB", median(one), 4096, median(all) <= 4096);
+}
+
 int main(void)
 {
+    struct ast_log_config quiet = { .level = AST_LOG_OFF }; /* messages are dropped on purpose */
+    if (ast_log_open(&quiet, NULL))
+        return 1;
     memset(body, 'x', sizeof body);
     static const char start[] = "{\"text\":\"";
     memcpy(body, start, sizeof start - 1);
@@ -282,5 +429,7 @@ int main(void)
     bench_throughput();
     bench_index("bus_10000_topics", /* scoped= */ false);
     bench_index("bus_10000_scopes", /* scoped= */ true);
+    bench_fair();
+    bench_idle();
     return 0;
 }
