@@ -42,6 +42,7 @@ struct ast_allowances {
     struct ast_store *store;
     const struct ast_key *key;
     struct ast_lock lock;
+    uint64_t forgets AST_GUARDED_BY(lock);       /* principals deleted since boot */
     struct ast_map people AST_GUARDED_BY(lock);  /* principal -> struct person, owned */
     struct ast_list asking AST_GUARDED_BY(lock); /* struct host_asking */
 };
@@ -106,7 +107,7 @@ static enum ast_rc put(struct ast_allowances *a, struct allowance *w,
 {
     AST_AUTO(allowance_free) struct allowance *own = w;
     AST_WITH_LOCK(&a->lock);
-    if (w->session_only && asking && asking->has_ended)
+    if (asking && (w->session_only ? asking->has_ended : asking->forgets != a->forgets))
         return AST_E_CLOSED;
     struct person *p = person_get(a, ast_principal_str(&w->who));
     if (!p)
@@ -152,10 +153,12 @@ void host_asking_begin(struct ast_allowances *a, const struct ast_principal *who
 {
     ret->who = *who;
     ret->has_ended = false;
+    ret->forgets = 0;
     ast_list_init(&ret->node);
     if (!a)
         return;
     AST_WITH_LOCK(&a->lock);
+    ret->forgets = a->forgets;
     ast_list_push_back(&a->asking, &ret->node);
 }
 
@@ -167,11 +170,12 @@ void host_asking_end(struct ast_allowances *a, struct host_asking *asking)
     ast_list_remove(&asking->node);
 }
 
-void ast_allowances_end_session(struct ast_allowances *a, struct ast_str principal)
+/* Drops the principal's session allowances, or all; what is being asked for it leaves none of the kind (a lasting one
+ * is caught by `forgets`). */
+static void drop(struct ast_allowances *a, struct ast_str principal, bool also_lasting)
 {
-    if (!a)
-        return;
     AST_WITH_LOCK(&a->lock);
+    a->forgets += also_lasting;
     ast_list_each (&a->asking, node) {
         struct host_asking *asking = AST_CONTAINER_OF(node, struct host_asking, node);
         if (ast_str_eq(ast_principal_str(&asking->who), principal))
@@ -182,7 +186,7 @@ void ast_allowances_end_session(struct ast_allowances *a, struct ast_str princip
         return;
     size_t kept = 0;
     for (size_t i = 0; i < p->v.n; i++) {
-        if (p->v.v[i]->session_only)
+        if (also_lasting || p->v.v[i]->session_only)
             allowance_free(p->v.v[i]);
         else
             p->v.v[kept++] = p->v.v[i];
@@ -193,6 +197,12 @@ void ast_allowances_end_session(struct ast_allowances *a, struct ast_str princip
     ast_map_remove(&a->people, principal);
     ast_vec_done(&p->v);
     free(p);
+}
+
+void ast_allowances_end_session(struct ast_allowances *a, struct ast_str principal)
+{
+    if (a)
+        drop(a, principal, /* also_lasting= */ false);
 }
 
 /* --- On disk ------------------------------------------------------------------------------------- */
@@ -355,6 +365,8 @@ void ast_allowances_free(struct ast_allowances *a)
 /* A record on its way to the disk. Owner: the fiber and the writer, two references. */
 struct save {
     struct ast_store_op op;
+    struct ast_allowances *a;
+    uint64_t forgets;      /* when the question was asked */
     struct ast_call *call; /* reference */
     atomic_uint refs;
     atomic_bool is_done; /* written last by the writer: rc and err are final then */
@@ -379,6 +391,13 @@ static enum ast_rc save_apply(struct ast_store_op *op, struct ast_store_txn *txn
                               struct ast_err *err)
 {
     struct save *s = AST_CONTAINER_OF(op, struct save, op);
+    {
+        /* A clearing comes after us, or we come after it and see its count: no record of a deleted principal stays.
+         * Another principal's deletion in that minute costs a plain approval. */
+        AST_WITH_LOCK(&s->a->lock);
+        if (s->forgets != s->a->forgets)
+            return ast_fail(err, AST_E_CLOSED, "a principal was deleted meanwhile");
+    }
     return ast_store_txn_put(txn, AST_ALLOWANCES_NS, s->key, ast_buf_view(&s->value), err);
 }
 
@@ -396,13 +415,15 @@ static void save_done(struct ast_store_op *op, enum ast_rc rc, const struct ast_
 
 /* Parks until the record is durable. A cancelled call leaves it to the writer. */
 static enum ast_rc save(struct ast_abi *abi, struct ast_allowances *a, const struct allowance *w,
-                        struct ast_err *err)
+                        uint64_t forgets, struct ast_err *err)
 {
     AST_AUTO(save_unref) struct save *s = calloc(1, sizeof *s);
     if (!s)
         return ast_fail(err, AST_E_NO_MEMORY, "allowance");
     s->call = ast_call_ref(ast_abi_call(abi));
     atomic_init(&s->refs, 1);
+    s->a = a;
+    s->forgets = forgets;
     s->value = (struct ast_buf)AST_BUF_INIT(RECORD_MAX);
     s->key = record_key(w, s->key_text);
     enum ast_rc rc = sign_record(a->key, w, &s->value, err);
@@ -420,6 +441,36 @@ static enum ast_rc save(struct ast_abi *abi, struct ast_allowances *a, const str
     return s->rc;
 }
 
+/* Clears the principal's records. */
+struct forget {
+    struct ast_store_op op;
+    struct ast_str prefix; /* "<principal>/" */
+};
+
+static enum ast_rc forget_apply(struct ast_store_op *op, struct ast_store_txn *txn,
+                                struct ast_err *err)
+{
+    const struct forget *f = AST_CONTAINER_OF(op, struct forget, op);
+    uint64_t count;
+    return ast_store_txn_clear(txn, AST_ALLOWANCES_NS, f->prefix, /* spare= */ AST_STR_NONE, &count,
+                               err);
+}
+
+enum ast_rc ast_allowances_forget(struct ast_allowances *a, struct ast_str principal,
+                                  struct ast_err *err)
+{
+    AST_AUTO(ast_buf_done) struct ast_buf prefix = AST_BUF_INIT(KEY_MAX);
+    ast_buf_add(&prefix, principal);
+    ast_buf_add_byte(&prefix, '/');
+    enum ast_rc rc = ast_buf_check(&prefix, "allowances", err);
+    if (rc)
+        return rc;
+    struct forget f = { .op = { .apply = forget_apply }, .prefix = ast_buf_view(&prefix) };
+    /* The count first: a record on its way is written before the clearing, or refused. */
+    drop(a, principal, /* also_lasting= */ true);
+    return ast_store_run(a->store, &f.op, err);
+}
+
 enum ast_rc host_allowance_add(struct ast_abi *abi, struct ast_allowances *a,
                                const struct host_asking *asking, struct ast_str workspace,
                                struct ast_str action, bool session_only, struct ast_err *err)
@@ -433,10 +484,10 @@ enum ast_rc host_allowance_add(struct ast_abi *abi, struct ast_allowances *a,
     w = allowance_new(&asking->who, ast_buf_view(&pattern), workspace, session_only);
     if (!w)
         return ast_fail(err, AST_E_NO_MEMORY, "allowance");
-    if (!session_only && (rc = save(abi, a, w, err)))
+    if (!session_only && (rc = save(abi, a, w, asking->forgets, err)))
         return rc;
     rc = put(a, ast_steal(&w), asking);
     if (rc == AST_E_CLOSED)
-        return ast_fail(err, rc, "the session has ended");
+        return ast_fail(err, rc, "the session has ended, or the principal is gone");
     return rc ? ast_fail(err, rc, "allowance: %s", ast_rc_text(rc)) : AST_OK;
 }

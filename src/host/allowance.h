@@ -24,12 +24,20 @@ struct ast_allowances;
 AST_MUST_CHECK
 enum ast_rc ast_allowances_new(struct ast_store *store, const struct ast_key *key,
                                struct ast_allowances **ret, struct ast_err *err);
-void ast_allowances_free(struct ast_allowances *a); /* NULL is fine; no call may be left */
+/* NULL is fine. No call may be left, and the store must be closed: a record that a cancelled call left behind asks us when
+ * it is written. */
+void ast_allowances_free(struct ast_allowances *a);
 AST_DEFINE_AUTO(struct ast_allowances, ast_allowances_free)
 
 /* The principal's last connection closed: its session allowances are gone, and what is being asked for it now
  * leaves none. NULL is fine. */
 void ast_allowances_end_session(struct ast_allowances *a, struct ast_str principal);
+
+/* A deleted principal's allowances go with it, the lasting ones durably; its successor of the same name starts with none.
+ * Blocks until durable: never on a loop thread or a fiber. */
+AST_MUST_CHECK
+enum ast_rc ast_allowances_forget(struct ast_allowances *a, struct ast_str principal,
+                                  struct ast_err *err);
 
 /* How many the principal has; *ret_lasting (may be NULL): of them those that outlive the session. */
 size_t ast_allowances_count(struct ast_allowances *a, struct ast_str principal,

@@ -185,7 +185,8 @@ AST_DEFINE_AUTO_VALUE(struct host_question, host_question_done)
 struct host_asking {
     struct ast_list node;
     struct ast_principal who;
-    bool has_ended; /* under the store's lock: the principal's session did */
+    bool has_ended;   /* under the store's lock: the principal's session did */
+    uint64_t forgets; /* principals deleted when it was asked; immutable */
 };
 
 /* `a` may be NULL: nothing is remembered. End follows begin on every path. */

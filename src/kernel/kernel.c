@@ -369,11 +369,11 @@ void ast_kernel_free(struct ast_kernel *k)
     kernel_monitors_stop(k->monitors);
     ast_capsules_free(k->capsules);
     ast_sched_free(k->sched);
-    ast_allowances_free(ast_steal(&k->allowances)); /* calls asked it */
     ast_engine_free(k->engine);
     ast_bus_free(k->bus);
     ast_policy_close(k->policy);
     ast_store_close(k->store);
+    ast_allowances_free(k->allowances);
     if (k->has_token)
         remove_runtime_file(k, AST_HOME_TOKEN);
     if (k->is_ready)

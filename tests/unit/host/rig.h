@@ -173,8 +173,6 @@ static int rig_teardown(void **state)
 {
     struct rig *r = *state;
     ast_sched_free(r->sched);
-    ast_allowances_free(r->allowances);
-    ast_key_done(&r->key);
     ast_pool_free(r->pool);
     ast_host_env_done(&r->env);
     ast_permits_free(r->env.io);
@@ -187,6 +185,8 @@ static int rig_teardown(void **state)
     ast_policy_close(r->policy);
     ast_bus_free(r->bus);
     ast_store_close(r->store);
+    ast_allowances_free(r->allowances);
+    ast_key_done(&r->key);
     ast_home_done(&r->home);
     ast_lock_done(&r->lock);
     int rc = ast_fs_remove_tree(r->dir, NULL) ? -1 : 0;

@@ -146,6 +146,24 @@ static void the_same_approval_twice_is_one_allowance(void **state)
     assert_int_equal(lasting, 1);
 }
 
+static void c05_43_a_deleted_principal_s_allowances_are_gone(void **state)
+{
+    struct rig *r = *state;
+    char id[AST_UUID_TEXT];
+    always(r, "alice", "git push");
+    always(r, "bob", "make");
+    struct rig_call *c = ask_start(r, "alice", "approve rm|x"); /* answered too late */
+    const struct ast_msg *m = rig_seen(r, 2);
+    RIG_OK(ast_allowances_forget(r->allowances, AST_STR("alice"), &err));
+    ask_answer(r, "astrid.v1.approval", "approval_response", ask_id(m, id),
+               "\"decision\":\"approve_always\"", "default");
+    assert_string_equal(rig_answer(c), "approved");
+    assert_int_equal(ast_allowances_count(r->allowances, AST_STR("alice"), NULL), 0);
+    reopen(r);
+    assert_int_equal(ast_allowances_count(r->allowances, AST_STR("alice"), NULL), 0);
+    assert_true(covers(r, "bob", "make x"));
+}
+
 /* One principal cannot fill the memory. */
 static void c05_43_allowances_of_one_principal_are_limited(void **state)
 {
@@ -169,4 +187,5 @@ static void c05_43_allowances_of_one_principal_are_limited(void **state)
 RIG_MAIN(ASK_TEST(a_record_holds_every_member), ASK_TEST(altered_records_allow_nothing),
          ASK_TEST(another_runtime_key_trusts_nothing),
          ASK_TEST(the_same_approval_twice_is_one_allowance),
+         ASK_TEST(c05_43_a_deleted_principal_s_allowances_are_gone),
          ASK_TEST(c05_43_allowances_of_one_principal_are_limited))
