@@ -1,10 +1,11 @@
 /* Traffic of agents on a whole dispatcher: many prompts at once, one turn through many capsules, many
- * guests that wait.
+ * guests that wait; and what the ledger keeps of principals seen once.
  *
  * Everything is real but the doors: bus, store, policy, engine, scheduler, capsules from files. Times
  * are wall-clock times, each figure the median of five runs; limits are measured in the same process
  * with the same guest.
  */
+#include <malloc.h>
 #include <semaphore.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -461,6 +462,42 @@ static void bench_parked(void)
     report("parked_1000_others_p99", middle(parked, RUNS, 0.5), "us", limit, 1.5 * limit);
 }
 
+/* KiB on the heap after that many principals made one call each, long ago. */
+static double ledger_kib(unsigned principals)
+{
+    struct capsule_ledger *ledger = NULL;
+    size_t before = mallinfo2().uordblks + mallinfo2().hblkhd;
+    if (capsule_ledger_new(&ledger, NULL))
+        die("ledger", NULL);
+    for (unsigned i = 0; i < principals; i++) {
+        char name[32];
+        int n = snprintf(name, sizeof name, "seen-once-%u", i);
+        struct ast_str principal = ast_str_n(name, (size_t)n);
+        int64_t now = (int64_t)i * AST_NS_PER_SEC / 1000;
+        struct capsule_reservation reserved;
+        if (!capsule_ledger_admit(ledger, principal, 2000000000, now, NULL, NULL, &reserved))
+            die("the ledger refused", NULL);
+        capsule_ledger_charge(ledger, principal, &reserved, 1000 + i, now);
+        capsule_ledger_grew(ledger, principal, 65536 + i);
+    }
+    size_t after = mallinfo2().uordblks + mallinfo2().hblkhd;
+    capsule_ledger_free(ledger);
+    return (double)(after - before) / 1024;
+}
+
+/* What stays of principals that came once: totals of the last 65536, peaks of 4096 (spec 05 §23.2, §24). The
+ * limit is what 65536 of them need, so more than that must not cost more. */
+static void bench_ledger(void)
+{
+    double ours[RUNS], limits[RUNS];
+    for (unsigned i = 0; i < RUNS; i++) {
+        limits[i] = ledger_kib(CAPSULE_LEDGER_MAX_PRINCIPALS);
+        ours[i] = ledger_kib(200000);
+    }
+    double limit = middle(limits, RUNS, 0.5);
+    report("ledger_200000_principals", middle(ours, RUNS, 0.5), "KiB", limit, 1.1 * limit);
+}
+
 int main(void)
 {
     struct ast_log_config quiet = { .level = AST_LOG_OFF };
@@ -468,5 +505,6 @@ int main(void)
         return 1;
     bench_parked(); /* first: it forks, and must do so before there are threads */
     bench_traffic();
+    bench_ledger();
     return 0;
 }
