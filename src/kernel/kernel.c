@@ -196,6 +196,8 @@ static enum ast_rc boot_steps(struct ast_kernel *k, const struct ast_kernel_conf
     if (!rc)
         rc = kernel_audit_start(k, err);
     if (!rc)
+        rc = kernel_loader_start(&k->admin, err);
+    if (!rc)
         rc = kernel_router_start(k, &k->router, err);
     if (!rc)
         rc = kernel_monitors_start(k, &k->monitors, err);
@@ -362,6 +364,7 @@ void ast_kernel_free(struct ast_kernel *k)
     kernel_router_stop(k->router);
     if (k->capsules)
         ast_capsules_cancel_hooks(k->capsules); /* one may be waiting for a person */
+    kernel_loader_stop(&k->admin);
     kernel_loader_stop(&k->loader);
     ast_loop_flush(k->loop); /* also before the log goes: anchor jobs are done */
     kernel_audit_stop(k);

@@ -53,6 +53,11 @@ void ast_kernel_on_stop(struct ast_kernel *k, void (*fn)(void *arg, const char *
 void ast_kernel_request(struct ast_kernel *k, struct ast_str caller, const struct ast_json *request,
                         void (*done)(void *arg, struct ast_str response_json), void *arg);
 
+/* The same for admin requests (spec 02 §13): principals, quotas, groups, grants. The answer echoes "request_id". Changes run
+ * one after another on a thread of their own and are on disk before done(). */
+void ast_kernel_admin(struct ast_kernel *k, struct ast_str caller, const struct ast_json *request,
+                      void (*done)(void *arg, struct ast_str response_json), void *arg);
+
 /* Connection tracking (spec 01 §18.1): the doors tell; any thread. */
 void ast_kernel_client_opened(struct ast_kernel *k, struct ast_str principal);
 void ast_kernel_client_closed(struct ast_kernel *k, struct ast_str principal);

@@ -95,6 +95,8 @@ bool kernel_request_is_private(struct ast_str method);
 
 void kernel_activity_json(const struct ast_kernel *k, const struct ast_activity *a,
                           struct ast_str sort, struct ast_jw *w);
+/* The capability that a kernel request asks for, by row; p NULL at the end. */
+struct ast_str kernel_request_capability(size_t i);
 
 /* ---- boot pieces ---- */
 
@@ -136,6 +138,8 @@ struct ast_kernel {
     bool audit_fail_closed;          /* immutable after boot */
     struct kernel_loader answers;    /* what waits for its audit row is answered here */
     struct kernel_loader loader;
+    struct kernel_loader admin; /* the write lock of policy: its changes run here, one at a time */
+    atomic_uint admin_waiting;
     struct kernel_connections connections;
     struct kernel_limits limits;
     struct kernel_monitors *monitors;

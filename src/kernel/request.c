@@ -443,6 +443,11 @@ bool kernel_request_is_private(struct ast_str method)
     return row && row->is_private;
 }
 
+struct ast_str kernel_request_capability(size_t i)
+{
+    return i < AST_ARRAY_LEN(rows) ? rows[i].cap : AST_STR_NONE;
+}
+
 static enum ast_rc authorise(struct ast_kernel *k, struct ast_str caller,
                              const struct request_row *row, struct ast_err *err)
 {

@@ -1,5 +1,5 @@
-/* Kernel requests that arrive as bus messages: astrid.v1.request.<suffix> is answered on astrid.v1.response.<suffix>, the
- * suffix copied verbatim (spec 02 §10.2). Only raw_json payloads are requests. */
+/* Kernel and admin requests that arrive as bus messages: astrid.v1.request.<suffix> is answered on
+ * astrid.v1.response.<suffix>, astrid.v1.admin.<suffix> on astrid.v1.admin.response.<suffix>, the suffix copied verbatim (spec 02 §10.2). Only raw_json payloads are requests. */
 #include <stdlib.h>
 
 #include "base/log.h"
@@ -50,6 +50,19 @@ static void on_answer(void *arg, struct ast_str response_json)
     free(p);
 }
 
+static struct pending *pending_new(struct ast_kernel *k, struct ast_str prefix,
+                                   struct ast_str suffix)
+{
+    struct pending *p = calloc(1, sizeof *p);
+    if (!p)
+        return NULL;
+    p->k = k;
+    p->topic.max = 4096;
+    ast_buf_add(&p->topic, prefix);
+    ast_buf_add(&p->topic, suffix);
+    return p;
+}
+
 /* An absent principal is `default`; a malformed one is refused, never promoted (spec README §5 gap 8). */
 static bool caller_of(const struct ast_msg *msg, struct ast_str *ret)
 {
@@ -78,48 +91,44 @@ static void on_request(void *arg, struct ast_msg *msg)
                      AST_STR_ARG(msg->topic));
         return;
     }
-    struct pending *p = calloc(1, sizeof *p);
+    struct pending *p =
+        pending_new(r->k, RESPONSE_PREFIX, ast_str_from(msg->topic, REQUEST_PREFIX.n));
     if (!p) {
         ast_log_error(KERNEL_TARGET, "out of memory: request on " AST_STR_FMT " is not answered",
                       AST_STR_ARG(msg->topic));
         return;
     }
-    p->k = r->k;
     if (kernel_request_is_private(method))
         (void)ast_principal_parse(caller, &p->only, NULL); /* caller_of() has looked at it */
-    p->topic.max = 4096;
-    ast_buf_add(&p->topic, RESPONSE_PREFIX);
-    ast_buf_add(&p->topic, ast_str_from(msg->topic, REQUEST_PREFIX.n));
     ast_kernel_request(r->k, caller, ast_json_root(doc), on_answer, p);
 }
 
-/* The admin surface is not part of this build: callers learn it at once instead of waiting for 15 seconds. */
+/* An admin request that cannot be read is answered too: its caller would wait for 15 seconds (spec 02 §10.5). */
 static void on_admin(void *arg, struct ast_msg *msg)
 {
     struct kernel_router *r = arg;
     AST_AUTO(ast_json_free) struct ast_json_doc *doc = NULL;
-    AST_AUTO(ast_buf_done) struct ast_buf out = AST_BUF_INIT(65536);
-    AST_AUTO(ast_buf_done) struct ast_buf topic = AST_BUF_INIT(4096);
-    struct ast_str id;
+    struct ast_err err = AST_ERR_INIT;
 
-    if (msg->kind != AST_PAYLOAD_RAW_JSON || ast_str_starts(msg->topic, ADMIN_RESPONSE_PREFIX))
+    if (msg->kind != AST_PAYLOAD_RAW_JSON || ast_str_starts(msg->topic, ADMIN_RESPONSE_PREFIX) ||
+        ast_str_is(msg->topic, "astrid.v1.admin.response"))
         return;
-    struct ast_jw w = AST_JW_INIT(&out);
-    ast_jw_object(&w);
-    ast_jw_kv_string(&w, "data", AST_STR("admin requests are not available in this build"));
-    if (!ast_json_parse(msg->body, &doc, NULL) &&
-        ast_json_string(ast_json_member(ast_json_root(doc), "request_id"), &id))
-        ast_jw_kv_string(&w, "request_id", id);
-    ast_jw_kv_string(&w, "status", AST_STR("Error"));
-    ast_jw_end(&w);
-    ast_buf_add(&topic, ADMIN_RESPONSE_PREFIX);
-    ast_buf_add(&topic, ast_str_from(msg->topic, ADMIN_PREFIX.n));
-    if (out.fail || topic.fail)
-        return; /* an absurdly long topic or id: nobody waits for it */
-    ast_log_warn(KERNEL_TARGET,
-                 "admin request on " AST_STR_FMT " refused: not available in this build",
-                 AST_STR_ARG(msg->topic));
-    reply(r->k, ast_buf_view(&topic), AST_STR_NONE, ast_buf_view(&out));
+    if (ast_json_parse(msg->body, &doc, &err)) {
+        ast_log_warn(KERNEL_TARGET, "Failed to parse admin request from IPC on " AST_STR_FMT ": %s",
+                     AST_STR_ARG(msg->topic), err.msg);
+        return;
+    }
+    struct pending *p =
+        pending_new(r->k, ADMIN_RESPONSE_PREFIX, ast_str_from(msg->topic, ADMIN_PREFIX.n));
+    if (!p) {
+        ast_log_error(KERNEL_TARGET, "out of memory: request on " AST_STR_FMT " is not answered",
+                      AST_STR_ARG(msg->topic));
+        return;
+    }
+    /* An absent principal is `default`; the kernel refuses a malformed one. The answer is its caller's alone. */
+    struct ast_str caller = msg->principal.n ? msg->principal : AST_PRINCIPAL_DEFAULT;
+    (void)ast_principal_parse(caller, &p->only, NULL);
+    ast_kernel_admin(r->k, caller, ast_json_root(doc), on_answer, p);
 }
 
 enum ast_rc kernel_router_start(struct ast_kernel *k, struct kernel_router **ret,

@@ -13,22 +13,6 @@
 
 #include "base/banned.h"
 
-#define POLICY_MAX_CACHED 65536u
-
-/* Under the policy's lock. */
-struct cache_entry {
-    struct ast_profile *profile; /* one reference; NULL after an invalidation */
-    uint64_t generation;         /* raised by each invalidation */
-};
-
-/* Owner: any thread. `groups` is set at open and then read only. */
-struct ast_policy {
-    const struct ast_home *home;
-    struct policy_groups groups;
-    struct ast_lock lock;
-    struct ast_map entries AST_GUARDED_BY(lock); /* principal -> struct cache_entry */
-};
-
 enum ast_rc ast_policy_open(const struct ast_home *home, struct ast_policy **ret,
                             struct ast_err *err)
 {
@@ -66,12 +50,13 @@ void ast_policy_close(struct ast_policy *p)
     if (!p)
         return;
     entries_clear(p);
-    policy_groups_done(&p->groups);
+    policy_groups_unref(p->groups);
+    policy_roster_done(p);
     ast_lock_done(&p->lock);
     free(p);
 }
 
-static enum ast_rc load_profile(struct ast_policy *p, struct ast_str principal,
+enum ast_rc policy_load_profile(struct ast_policy *p, struct ast_str principal,
                                 struct ast_profile **ret, struct ast_err *err)
 {
     struct ast_principal id;
@@ -112,14 +97,18 @@ static struct cache_entry *entry_get(struct ast_policy *p, struct ast_str princi
     return e;
 }
 
-enum ast_rc ast_policy_profile(struct ast_policy *p, struct ast_str principal,
-                               struct ast_profile **ret, struct ast_err *err)
+/* The profile, and with `ret_groups` the groups of the same moment; both with a reference. */
+static enum ast_rc snapshot(struct ast_policy *p, struct ast_str principal,
+                            struct ast_profile **ret, struct policy_groups **ret_groups,
+                            struct ast_err *err)
 {
     uint64_t generation = 0;
     bool cacheable = false;
     {
         AST_WITH_LOCK(&p->lock);
         struct cache_entry *e = entry_get(p, principal);
+        if (ret_groups)
+            *ret_groups = policy_groups_ref(p->groups);
         if (e && e->profile) {
             *ret = ast_profile_ref(e->profile);
             return AST_OK;
@@ -130,7 +119,7 @@ enum ast_rc ast_policy_profile(struct ast_policy *p, struct ast_str principal,
         }
     }
     AST_AUTO(ast_profile_unref) struct ast_profile *loaded = NULL;
-    enum ast_rc rc = load_profile(p, principal, &loaded, err);
+    enum ast_rc rc = policy_load_profile(p, principal, &loaded, err);
     if (rc)
         return rc;
 
@@ -143,6 +132,12 @@ enum ast_rc ast_policy_profile(struct ast_policy *p, struct ast_str principal,
     }
     *ret = ast_steal(&loaded);
     return AST_OK;
+}
+
+enum ast_rc ast_policy_profile(struct ast_policy *p, struct ast_str principal,
+                               struct ast_profile **ret, struct ast_err *err)
+{
+    return snapshot(p, principal, ret, NULL, err);
 }
 
 void ast_policy_invalidate(struct ast_policy *p, struct ast_str principal)
@@ -169,9 +164,8 @@ static const struct ast_str *first_match(const struct ast_strings *patterns, str
 }
 
 /* Revokes beat grants beat groups (spec 02 §9.1). */
-static enum ast_rc evaluate(struct ast_policy *p, struct ast_str principal,
-                            const struct ast_profile *profile, struct ast_str cap,
-                            struct ast_err *err)
+static enum ast_rc evaluate(const struct policy_groups *groups, struct ast_str principal,
+                            struct ast_profile *profile, struct ast_str cap, struct ast_err *err)
 {
     char quoted[POLICY_QUOTE_BYTES];
 
@@ -188,12 +182,13 @@ static enum ast_rc evaluate(struct ast_policy *p, struct ast_str principal,
     if (first_match(&profile->grants, cap))
         return AST_OK;
     for (size_t i = 0; i < profile->groups.n; i++) {
-        const struct policy_group *g = policy_groups_find(&p->groups, profile->groups.v[i]);
-        if (!g)
+        const struct ast_group *g = policy_groups_find(groups, profile->groups.v[i]);
+        if (!g &&
+            !atomic_exchange_explicit(&profile->told_unknown_group, true, memory_order_relaxed))
             ast_log_fields(AST_LOG_WARN, "astrid.policy", "profile names an unknown group",
                            AST_F_SECURITY, AST_F_STR("principal", principal),
                            AST_F_STR("group", profile->groups.v[i]));
-        else if (first_match(&g->capabilities, cap))
+        if (g && first_match(&g->capabilities, cap))
             return AST_OK;
     }
     return ast_fail(err, AST_E_DENIED,
@@ -206,9 +201,10 @@ enum ast_rc ast_policy_check(struct ast_policy *p, struct ast_str principal, str
                              struct ast_err *err)
 {
     AST_AUTO(ast_profile_unref) struct ast_profile *profile = NULL;
+    AST_AUTO(policy_groups_unref) struct policy_groups *groups = NULL;
     struct ast_err why = AST_ERR_INIT;
 
-    if (ast_policy_profile(p, principal, &profile, &why)) {
+    if (snapshot(p, principal, &profile, &groups, &why)) {
         ast_log_fields(AST_LOG_WARN, "astrid.policy", "profile cannot be read; denying",
                        AST_F_SECURITY, AST_F_STR("principal", principal),
                        AST_F_CSTR("error", why.msg));
@@ -217,7 +213,7 @@ enum ast_rc ast_policy_check(struct ast_policy *p, struct ast_str principal, str
                         ": missing capability " AST_STR_FMT,
                         AST_STR_ARG(principal), AST_STR_ARG(cap));
     }
-    return evaluate(p, principal, profile, cap, err);
+    return evaluate(groups, principal, profile, cap, err);
 }
 
 bool ast_policy_holds(struct ast_policy *p, struct ast_str principal, struct ast_str cap)
@@ -258,14 +254,14 @@ static enum ast_rc seed_default(struct ast_policy *p, const char *path, struct a
 {
     AST_AUTO(ast_profile_unref) struct ast_profile *profile = NULL;
     AST_AUTO(ast_cfree) char *dir = ast_home_path(p->home, AST_HOME_PROFILES);
-    enum ast_rc rc = dir ? load_profile(p, AST_PRINCIPAL_DEFAULT, &profile, err)
+    enum ast_rc rc = dir ? policy_load_profile(p, AST_PRINCIPAL_DEFAULT, &profile, err)
                          : ast_fail(err, AST_E_NO_MEMORY, "profile");
     if (rc || profile->groups.n || profile->grants.n || profile->revokes.n)
         return rc;
     rc = ast_fs_mkdirs(dir, 0700, err);
     if (rc)
         return rc;
-    if (!policy_strings_add(&profile->groups, AST_STR("admin")))
+    if (!ast_strings_add(&profile->groups, AST_STR("admin")))
         return ast_fail(err, AST_E_NO_MEMORY, "profile");
     rc = ast_profile_save(path, profile, err);
     if (!rc)

@@ -51,13 +51,13 @@ void ast_profile_unref(struct ast_profile *p)
 {
     if (!p || atomic_fetch_sub_explicit(&p->refs, 1, memory_order_acq_rel) != 1)
         return;
-    policy_strings_done(&p->groups);
-    policy_strings_done(&p->grants);
-    policy_strings_done(&p->revokes);
-    policy_strings_done(&p->auth_methods);
-    policy_strings_done(&p->public_keys);
-    policy_strings_done(&p->egress);
-    policy_strings_done(&p->process_allow);
+    ast_strings_done(&p->groups);
+    ast_strings_done(&p->grants);
+    ast_strings_done(&p->revokes);
+    ast_strings_done(&p->auth_methods);
+    ast_strings_done(&p->public_keys);
+    ast_strings_done(&p->egress);
+    ast_strings_done(&p->process_allow);
     free(p);
 }
 
@@ -73,9 +73,68 @@ struct ast_profile *policy_profile_default(void)
     return p;
 }
 
-static enum ast_rc read_quotas(const struct ast_json *table, struct ast_quotas *ret,
-                               struct ast_err *err)
+struct ast_profile *ast_profile_copy(const struct ast_profile *p)
 {
+    AST_AUTO(ast_profile_unref) struct ast_profile *c = policy_profile_default();
+    if (!c)
+        return NULL;
+    c->version = p->version;
+    c->enabled = p->enabled;
+    c->exists = true;
+    c->quotas = p->quotas;
+    bool ok = policy_strings_copy(&p->groups, &c->groups) &&
+              policy_strings_copy(&p->grants, &c->grants) &&
+              policy_strings_copy(&p->revokes, &c->revokes) &&
+              policy_strings_copy(&p->auth_methods, &c->auth_methods) &&
+              policy_strings_copy(&p->public_keys, &c->public_keys) &&
+              policy_strings_copy(&p->egress, &c->egress) &&
+              policy_strings_copy(&p->process_allow, &c->process_allow);
+    return ok ? ast_steal(&c) : NULL;
+}
+
+static enum ast_rc check_quotas(const struct ast_quotas *q, struct ast_err *err)
+{
+    for (size_t i = 0; i < AST_ARRAY_LEN(quota_rules); i++) {
+        uint64_t v = *quota_at(q, &quota_rules[i]);
+        if (v < quota_rules[i].min || v > quota_rules[i].max)
+            return ast_fail(err, AST_E_INVALID, "%s", quota_rules[i].text);
+    }
+    return AST_OK;
+}
+
+enum ast_rc ast_quotas_check(const struct ast_quotas *q, struct ast_err *err)
+{
+    enum ast_rc rc = check_quotas(q, err);
+    return rc ? ast_wrap(err, rc, "profile validation error") : AST_OK;
+}
+
+/* Members in ascending order, as the original's clients print them. */
+void ast_quotas_json(const struct ast_quotas *q, struct ast_jw *w)
+{
+    ast_jw_object(w);
+    ast_jw_kv_u64(w, "max_background_processes", q->max_background_processes);
+    ast_jw_kv_u64(w, "max_cpu_fuel_per_sec", q->max_cpu_fuel_per_sec);
+    ast_jw_kv_u64(w, "max_ipc_throughput_bytes", q->max_ipc_throughput_bytes);
+    ast_jw_kv_u64(w, "max_memory_bytes", q->max_memory_bytes);
+    ast_jw_kv_u64(w, "max_storage_bytes", q->max_storage_bytes);
+    ast_jw_kv_u64(w, "max_timeout_secs", q->max_timeout_secs);
+    ast_jw_end(w);
+}
+
+const char *ast_quotas_raised(const struct ast_quotas *a, const struct ast_quotas *b)
+{
+    for (size_t i = 0; i < AST_ARRAY_LEN(quota_rules); i++)
+        if (*quota_at(b, &quota_rules[i]) > *quota_at(a, &quota_rules[i]))
+            return quota_rules[i].key.p;
+    return NULL;
+}
+
+enum ast_rc ast_quotas_read(const struct ast_json *table, struct ast_quotas *ret,
+                            struct ast_err *err)
+{
+    if (ast_json_type(table) != AST_JSON_OBJECT)
+        return ast_fail(err, AST_E_INVALID, "quotas: expected an object, found %s",
+                        ast_json_type_name(table));
     struct ast_str known[AST_ARRAY_LEN(quota_rules)];
     for (size_t i = 0; i < AST_ARRAY_LEN(quota_rules); i++)
         known[i] = quota_rules[i].key;
@@ -167,9 +226,7 @@ static enum ast_rc read_document(const struct ast_json *root, struct ast_profile
         rc = read_table_list(root, AST_STR("process"), AST_STR("allow"), "process.allow",
                              &p->process_allow, err);
     if (!rc && (v = ast_json_member(root, "quotas"))) {
-        if (ast_json_type(v) != AST_JSON_OBJECT)
-            return ast_fail(err, AST_E_INVALID, "quotas: expected a table");
-        rc = read_quotas(v, &p->quotas, err);
+        rc = ast_quotas_read(v, &p->quotas, err);
     }
     return rc;
 }
@@ -229,15 +286,13 @@ static enum ast_rc validate(const struct ast_profile *p, struct ast_err *err)
     if (p->version > PROFILE_VERSION)
         return ast_fail(err, AST_E_INVALID, "profile_version %u exceeds supported version 1",
                         p->version);
-    for (size_t i = 0; i < AST_ARRAY_LEN(quota_rules); i++) {
-        uint64_t v = *quota_at(&p->quotas, &quota_rules[i]);
-        if (v < quota_rules[i].min || v > quota_rules[i].max)
-            return ast_fail(err, AST_E_INVALID, "%s", quota_rules[i].text);
-    }
+    enum ast_rc rc = check_quotas(&p->quotas, err);
+    if (rc)
+        return rc;
     for (size_t i = 0; i < p->public_keys.n; i++)
         if (p->public_keys.v[i].n == 0)
             return ast_fail(err, AST_E_INVALID, "auth.public_keys entries must be non-empty");
-    enum ast_rc rc = validate_group_names(&p->groups, err);
+    rc = validate_group_names(&p->groups, err);
     if (!rc)
         rc = validate_caps(&p->grants, "grants", err);
     if (!rc)
@@ -247,6 +302,12 @@ static enum ast_rc validate(const struct ast_profile *p, struct ast_err *err)
     if (!rc)
         rc = validate_filled(&p->process_allow, "process.allow entries must be non-empty", err);
     return rc;
+}
+
+enum ast_rc ast_profile_check(const struct ast_profile *p, struct ast_err *err)
+{
+    enum ast_rc rc = validate(p, err);
+    return rc ? ast_wrap(err, rc, "profile validation error") : AST_OK;
 }
 
 enum ast_rc ast_profile_parse(struct ast_str toml, struct ast_profile **ret, struct ast_err *err)
@@ -269,7 +330,8 @@ enum ast_rc ast_profile_parse(struct ast_str toml, struct ast_profile **ret, str
     return AST_OK;
 }
 
-static void print_list(struct ast_buf *out, const char *key, const struct ast_strings *list)
+/* Shared with groups.toml. */
+void policy_print_list(struct ast_buf *out, const char *key, const struct ast_strings *list)
 {
     if (list->n == 0) {
         ast_buf_addf(out, "%s = []\n", key);
@@ -295,16 +357,16 @@ enum ast_rc ast_profile_save(const char *path, const struct ast_profile *p, stru
 
     ast_buf_addf(&out, "profile_version = %u\nenabled = %s\n", p->version,
                  p->enabled ? "true" : "false");
-    print_list(&out, "groups", &p->groups);
-    print_list(&out, "grants", &p->grants);
-    print_list(&out, "revokes", &p->revokes);
+    policy_print_list(&out, "groups", &p->groups);
+    policy_print_list(&out, "grants", &p->grants);
+    policy_print_list(&out, "revokes", &p->revokes);
     ast_buf_add_lit(&out, "\n[auth]\n");
-    print_list(&out, "methods", &p->auth_methods);
-    print_list(&out, "public_keys", &p->public_keys);
+    policy_print_list(&out, "methods", &p->auth_methods);
+    policy_print_list(&out, "public_keys", &p->public_keys);
     ast_buf_add_lit(&out, "\n[network]\n");
-    print_list(&out, "egress", &p->egress);
+    policy_print_list(&out, "egress", &p->egress);
     ast_buf_add_lit(&out, "\n[process]\n");
-    print_list(&out, "allow", &p->process_allow);
+    policy_print_list(&out, "allow", &p->process_allow);
     ast_buf_add_lit(&out, "\n[quotas]\n");
     for (size_t i = 0; i < AST_ARRAY_LEN(quota_rules); i++)
         ast_buf_addf(&out, AST_STR_FMT " = %llu\n", AST_STR_ARG(quota_rules[i].key),

@@ -30,7 +30,7 @@ const char *policy_quote(struct ast_str s, char out[static POLICY_QUOTE_BYTES])
     return out;
 }
 
-bool policy_strings_add(struct ast_strings *s, struct ast_str value)
+bool ast_strings_add(struct ast_strings *s, struct ast_str value)
 {
     char *copy = ast_str_dup(value);
     struct ast_str *grown = copy ? realloc(s->v, (s->n + 1) * sizeof *grown) : NULL;
@@ -43,7 +43,23 @@ bool policy_strings_add(struct ast_strings *s, struct ast_str value)
     return true;
 }
 
-void policy_strings_done(struct ast_strings *s)
+bool ast_strings_has(const struct ast_strings *s, struct ast_str value)
+{
+    for (size_t i = 0; i < s->n; i++)
+        if (ast_str_eq(s->v[i], value))
+            return true;
+    return false;
+}
+
+bool policy_strings_copy(const struct ast_strings *from, struct ast_strings *to)
+{
+    for (size_t i = 0; i < from->n; i++)
+        if (!ast_strings_add(to, from->v[i]))
+            return false;
+    return true;
+}
+
+void ast_strings_done(struct ast_strings *s)
 {
     for (size_t i = 0; i < s->n; i++)
         free((char *)(uintptr_t)s->v[i].p);
@@ -67,7 +83,7 @@ enum ast_rc policy_strings_read(const struct ast_json *array, const char *key,
         if (!ast_json_string(element, &text))
             return ast_fail(err, AST_E_INVALID, "%s: expected a string, found %s", key,
                             ast_json_type_name(element));
-        if (!policy_strings_add(ret, text))
+        if (!ast_strings_add(ret, text))
             return ast_fail(err, AST_E_NO_MEMORY, "%s", key);
     }
     return AST_OK;

@@ -1,0 +1,418 @@
+/* The way of every admin request: parse, rights, run, answer. What one of them does is in the file of its story. */
+#include <stdlib.h>
+
+#include "base/fs.h"
+#include "base/log.h"
+#include "base/time.h"
+#include "kernel/admin_priv.h"
+#include "kernel/audit_priv.h"
+#include "policy/capability.h"
+
+#include "base/banned.h"
+
+#define ANSWER_MAX     (8u * 1024 * 1024)
+#define WAITING_MAX    1024u /* changes that wait for the admin thread, of all callers */
+#define REQUEST_ID_MAX 256u
+#define LIST_MAX       256u /* entries of one list in a request */
+
+/* ---- the table ---- */
+
+const struct admin_row *admin_row_at(size_t i)
+{
+    const struct {
+        const struct admin_row *rows;
+        size_t n;
+    } stories[] = {
+        { admin_agent_rows, admin_agent_row_count },
+        { admin_quota_rows, admin_quota_row_count },
+        { admin_group_rows, admin_group_row_count },
+        { admin_cap_rows, admin_cap_row_count },
+    };
+
+    for (size_t s = 0; s < AST_ARRAY_LEN(stories); s++) {
+        if (i < stories[s].n)
+            return &stories[s].rows[i];
+        i -= stories[s].n;
+    }
+    return NULL;
+}
+
+static const struct admin_row *find_row(struct ast_str method)
+{
+    const struct admin_row *row;
+    for (size_t i = 0; (row = admin_row_at(i)); i++)
+        if (ast_str_eq(row->method, method))
+            return row;
+    return NULL;
+}
+
+/* ---- readers ---- */
+
+static enum ast_rc read_text(const struct ast_json *params, struct ast_str key, struct ast_str *ret,
+                             struct ast_err *err)
+{
+    const struct ast_json *v = ast_json_get(params, key);
+    if (!v)
+        return ast_fail(err, AST_E_INVALID, "missing field `" AST_STR_FMT "`", AST_STR_ARG(key));
+    if (!ast_json_string(v, ret))
+        return ast_fail(err, AST_E_INVALID, "field `" AST_STR_FMT "`: expected a string, found %s",
+                        AST_STR_ARG(key), ast_json_type_name(v));
+    return AST_OK;
+}
+
+enum ast_rc admin_read_target(struct admin_request *r, const struct ast_json *params,
+                              struct ast_err *err)
+{
+    struct ast_str text;
+    enum ast_rc rc = read_text(params, AST_STR("principal"), &text, err);
+    return rc ? rc : ast_principal_parse(text, &r->target, err);
+}
+
+enum ast_rc admin_read_name(struct admin_request *r, const struct ast_json *params,
+                            struct ast_err *err)
+{
+    struct ast_str text;
+    enum ast_rc rc = read_text(params, AST_STR("name"), &text, err);
+    if (rc)
+        return rc;
+    if (ast_str_find_byte(text, 0) != AST_STR_NPOS || text.n > 1024)
+        return ast_fail(err, AST_E_INVALID, "field `name`: too long, or holds a NUL byte");
+    r->name = ast_str_dup(text);
+    return r->name ? AST_OK : ast_fail(err, AST_E_NO_MEMORY, "request");
+}
+
+enum ast_rc admin_read_list(const struct ast_json *params, struct ast_str key,
+                            struct ast_strings *ret, bool *ret_has, struct ast_err *err)
+{
+    const struct ast_json *v = ast_json_get(params, key), *one;
+    struct ast_json_iter it = AST_JSON_ITER(v);
+    struct ast_str unused, text;
+
+    *ret_has = v && ast_json_type(v) != AST_JSON_NULL;
+    if (!*ret_has)
+        return AST_OK;
+    if (ast_json_type(v) != AST_JSON_ARRAY || ast_json_count(v) > LIST_MAX)
+        return ast_fail(err, AST_E_INVALID,
+                        "field `" AST_STR_FMT "`: expected an array of at most %u strings",
+                        AST_STR_ARG(key), LIST_MAX);
+    while (ast_json_next(&it, &unused, &one)) {
+        if (!ast_json_string(one, &text) || ast_str_find_byte(text, 0) != AST_STR_NPOS)
+            return ast_fail(err, AST_E_INVALID, "field `" AST_STR_FMT "`: expected strings",
+                            AST_STR_ARG(key));
+        if (!ast_strings_add(ret, text))
+            return ast_fail(err, AST_E_NO_MEMORY, "request");
+    }
+    return AST_OK;
+}
+
+enum ast_rc admin_read_bool(const struct ast_json *params, struct ast_str key, bool *ret,
+                            bool *ret_has, struct ast_err *err)
+{
+    const struct ast_json *v = ast_json_get(params, key);
+    *ret_has = v && ast_json_type(v) != AST_JSON_NULL;
+    if (*ret_has && !ast_json_bool(v, ret))
+        return ast_fail(err, AST_E_INVALID, "field `" AST_STR_FMT "`: expected true or false",
+                        AST_STR_ARG(key));
+    return AST_OK;
+}
+
+/* ---- what runners share ---- */
+
+static enum ast_rc target_exists(struct admin_request *r, struct ast_err *err)
+{
+    AST_AUTO(ast_cfree)
+    char *path = ast_policy_profile_path(r->k->policy, ast_principal_str(&r->target));
+    if (!path)
+        return ast_fail(err, AST_E_NO_MEMORY, "profile");
+    return ast_fs_exists(path) ? AST_OK
+                               : ast_fail(err, AST_E_NOT_FOUND,
+                                          "principal %s does not exist (no profile.toml at %s)",
+                                          r->target.name, path);
+}
+
+enum ast_rc admin_target_profile(struct admin_request *r, struct ast_profile **ret,
+                                 struct ast_err *err)
+{
+    enum ast_rc rc = target_exists(r, err);
+    if (rc)
+        return rc;
+    rc = ast_policy_profile(r->k->policy, ast_principal_str(&r->target), ret, err);
+    return rc ? ast_wrap(err, rc, "profile error for %s", r->target.name) : AST_OK;
+}
+
+enum ast_rc admin_draft(struct admin_request *r, struct ast_profile **ret, struct ast_err *err)
+{
+    AST_AUTO(ast_profile_unref) struct ast_profile *now = NULL;
+    /* An edit by hand is merged: what is changed is the file, not what the cache remembers of it. */
+    ast_policy_invalidate(r->k->policy, ast_principal_str(&r->target));
+    enum ast_rc rc = admin_target_profile(r, &now, err);
+    if (rc)
+        return rc;
+    *ret = ast_profile_copy(now);
+    return *ret ? AST_OK : ast_fail(err, AST_E_NO_MEMORY, "profile");
+}
+
+enum ast_rc admin_store(struct admin_request *r, const struct ast_profile *draft,
+                        struct ast_err *err)
+{
+    enum ast_rc rc =
+        ast_policy_set_profile(r->k->policy, ast_principal_str(&r->target), draft, err);
+    return rc ? ast_wrap(err, rc, "profile error for %s", r->target.name) : AST_OK;
+}
+
+void admin_write_strings(struct ast_jw *w, struct ast_str key, const struct ast_strings *s)
+{
+    ast_jw_key(w, key);
+    ast_jw_array(w);
+    for (size_t i = 0; i < s->n; i++)
+        ast_jw_string(w, s->v[i]);
+    ast_jw_end(w);
+}
+
+/* ---- the answer ---- */
+
+static void request_free(struct admin_request *r)
+{
+    ast_buf_done(&r->params);
+    ast_buf_done(&r->out);
+    ast_strings_done(&r->list);
+    ast_strings_done(&r->second);
+    free(r->request_id);
+    free(r->name);
+    free(r->description);
+    free(r);
+}
+
+static void write_error(struct admin_request *r)
+{
+    struct ast_jw w = AST_JW_INIT(&r->out);
+
+    ast_buf_reset(&r->out);
+    ast_jw_object(&w);
+    ast_jw_kv_string(&w, "data", ast_str_c(r->failure.msg));
+    if (r->request_id)
+        ast_jw_kv_string(&w, "request_id", ast_str_c(r->request_id));
+    ast_jw_kv_string(&w, "status", AST_STR("Error"));
+    ast_jw_end(&w);
+}
+
+/* Every request ends here, once; frees it. */
+static void finish(struct admin_request *r)
+{
+    if (r->failure.rc)
+        write_error(r);
+    r->done(r->arg, ast_buf_view(&r->out));
+    request_free(r);
+}
+
+/* {"data":..,"request_id":..,"status":..} */
+static void run_row(struct admin_request *r)
+{
+    struct ast_jw w = AST_JW_INIT(&r->out);
+    struct ast_err err = AST_ERR_INIT;
+
+    ast_jw_object(&w);
+    ast_jw_key(&w, AST_STR("data"));
+    enum ast_rc rc = r->row->run(r, &w, &err);
+    if (rc) {
+        r->failure = err;
+        return;
+    }
+    if (r->request_id)
+        ast_jw_kv_string(&w, "request_id", ast_str_c(r->request_id));
+    ast_jw_kv_string(&w, "status", r->row->status);
+    ast_jw_end(&w);
+    (void)ast_buf_check(&r->out, "the answer", &r->failure); /* told as the request's failure */
+}
+
+/* ---- the audit row ---- */
+
+static struct kernel_audit_row audit_row(const struct admin_request *r)
+{
+    bool denied = r->right == ADMIN_DENIED;
+    return (struct kernel_audit_row){
+        .caller = ast_principal_str(&r->caller),
+        .method = r->row->label,
+        .capability = r->capability,
+        .target = ast_principal_str(&r->target),
+        .params = ast_buf_view(&r->params),
+        .right = denied ? KERNEL_AUDIT_DENIED : KERNEL_AUDIT_ALLOWED,
+        .error = r->failure.rc ? ast_str_c(r->failure.msg) : AST_STR_NONE,
+        .changes = r->row->changes && !denied,
+    };
+}
+
+static void on_audited(void *arg, enum ast_rc rc, const struct ast_err *err)
+{
+    struct admin_request *r = arg;
+    if (rc)
+        r->failure = *err;
+    finish(r);
+}
+
+/* Records what happened, then answers. */
+static void conclude(struct admin_request *r)
+{
+    struct kernel_audit_row row = audit_row(r);
+    if (r->right == ADMIN_DENIED)
+        ast_log_fields(AST_LOG_WARN, KERNEL_TARGET, "admin request denied", AST_F_SECURITY,
+                       AST_F_STR("principal", ast_principal_str(&r->caller)),
+                       AST_F_STR("method", r->row->label), AST_F_STR("capability", r->capability));
+    kernel_audit(r->k, &row, on_audited, r);
+}
+
+/* ---- rights ---- */
+
+static enum ast_rc authorise(struct admin_request *r)
+{
+    const struct admin_row *row = r->row;
+    bool own = row->scope == ADMIN_SELF ||
+               (row->scope == ADMIN_BY_TARGET && ast_principal_eq(&r->caller, &r->target));
+
+    r->capability = own ? row->own : row->global;
+    enum ast_rc rc =
+        ast_policy_check(r->k->policy, ast_principal_str(&r->caller), r->capability, &r->failure);
+    r->right = rc ? ADMIN_DENIED : ADMIN_ALLOWED;
+    return rc;
+}
+
+static void run_change(struct kernel_job *job)
+{
+    struct admin_request *r = AST_CONTAINER_OF(job, struct admin_request, job);
+    struct ast_kernel *k = r->k;
+    struct ast_err err = AST_ERR_INIT;
+    struct ast_uuid intent;
+    bool has_intent = false;
+
+    if (authorise(r)) {
+        conclude(r);
+    } else {
+        struct kernel_audit_row row = audit_row(r);
+        if (kernel_audit_intend(k, &row, &intent, &has_intent, &err)) {
+            r->failure = err;
+        } else {
+            run_row(r);
+            row = audit_row(r);
+            row.intent = has_intent ? &intent : NULL;
+            if (kernel_audit_wait(k, &row, &err))
+                r->failure = err;
+        }
+        finish(r);
+    }
+    atomic_fetch_sub_explicit(&k->admin_waiting, 1, memory_order_relaxed);
+}
+
+static bool post_change(struct admin_request *r)
+{
+    struct ast_kernel *k = r->k;
+
+    r->job.run = run_change;
+    if (atomic_fetch_add_explicit(&k->admin_waiting, 1, memory_order_relaxed) >= WAITING_MAX)
+        (void)ast_fail(&r->failure, AST_E_BUSY, "too many admin requests are waiting");
+    else if (kernel_loader_post(&k->admin, &r->job))
+        return true;
+    else
+        (void)ast_fail(&r->failure, AST_E_CLOSED, "the daemon is shutting down");
+    atomic_fetch_sub_explicit(&k->admin_waiting, 1, memory_order_relaxed);
+    return false;
+}
+
+/* ---- the door ---- */
+
+static enum ast_rc keep_params(struct admin_request *r, const struct ast_json *params,
+                               struct ast_err *err)
+{
+    struct ast_jw w = AST_JW_INIT(&r->params);
+
+    ast_jw_object(&w);
+    ast_jw_kv_string(&w, "method", r->row->method);
+    if (r->row->read) {
+        AST_AUTO(ast_buf_done) struct ast_buf canonical = AST_BUF_INIT(ANSWER_MAX);
+        enum ast_rc rc = ast_json_canonical(params, &canonical);
+        if (rc)
+            return ast_buf_check(&canonical, "parameters", err);
+        ast_jw_key(&w, AST_STR("params"));
+        ast_jw_raw(&w, ast_buf_view(&canonical));
+    }
+    ast_jw_end(&w);
+    return ast_buf_check(&r->params, "parameters", err);
+}
+
+/* The envelope of spec 02 §13.1; a request without parameters takes absent, null and {} alike (§10.6). */
+static enum ast_rc parse(struct admin_request *r, struct ast_str caller,
+                         const struct ast_json *request, struct ast_err *err)
+{
+    const struct ast_json *id = ast_json_member(request, "request_id");
+    const struct ast_json *params = ast_json_member(request, "params");
+    struct ast_str text, method;
+
+    if (id && ast_json_type(id) != AST_JSON_NULL) {
+        if (!ast_json_string(id, &text) || text.n > REQUEST_ID_MAX ||
+            ast_str_find_byte(text, 0) != AST_STR_NPOS)
+            return ast_fail(err, AST_E_INVALID, "field `request_id`: expected a short string");
+        if (!(r->request_id = ast_str_dup(text)))
+            return ast_fail(err, AST_E_NO_MEMORY, "request");
+    }
+    enum ast_rc rc = ast_principal_parse(caller, &r->caller, err);
+    if (rc)
+        return rc;
+    if (!ast_json_string(ast_json_member(request, "method"), &method))
+        return ast_fail(err, AST_E_INVALID, "missing field `method`");
+    const struct admin_row *row = find_row(method);
+    if (!row)
+        return ast_fail(err, AST_E_NOT_FOUND,
+                        "unknown method '" AST_STR_FMT "', or not available in this build",
+                        AST_STR_ARG(ast_str_first(method, 64)));
+    if (row->read && ast_json_type(params) != AST_JSON_OBJECT)
+        return ast_fail(err, AST_E_INVALID, "missing field `params`");
+    if (!row->read && params && ast_json_type(params) != AST_JSON_NULL &&
+        !(ast_json_type(params) == AST_JSON_OBJECT && ast_json_count(params) == 0))
+        return ast_fail(err, AST_E_INVALID, "method takes no parameters");
+    r->row = row;
+    rc = row->read ? row->read(r, params, err) : AST_OK;
+    return rc ? rc : keep_params(r, params, err);
+}
+
+static bool is_limited(struct admin_request *r)
+{
+    const struct admin_row *row = r->row;
+    if (!row->per_minute ||
+        kernel_limits_admit(&r->k->limits, row->method, ast_principal_str(&r->caller),
+                            row->per_minute, ast_mono_ns()))
+        return false;
+    (void)ast_fail(&r->failure, AST_E_RATE_LIMITED,
+                   "Rate limited: max %u " AST_STR_FMT " requests per minute", row->per_minute,
+                   AST_STR_ARG(row->method));
+    return true;
+}
+
+void ast_kernel_admin(struct ast_kernel *k, struct ast_str caller, const struct ast_json *request,
+                      void (*done)(void *arg, struct ast_str response_json), void *arg)
+{
+    struct admin_request *r = calloc(1, sizeof *r);
+
+    if (!r) {
+        done(arg, AST_STR("{\"data\":\"out of memory\",\"status\":\"Error\"}"));
+        return;
+    }
+    r->k = k;
+    r->done = done;
+    r->arg = arg;
+    r->params.max = r->out.max = ANSWER_MAX;
+    r->quotas = (struct ast_quotas)AST_QUOTAS_DEFAULT;
+    enum ast_rc rc = parse(r, caller, request, &r->failure);
+    if (rc)
+        (void)ast_wrap(&r->failure, rc, "invalid request");
+    if (rc || is_limited(r)) {
+        finish(r); /* no row for these (spec 02 §20.1) */
+        return;
+    }
+    if (!authorise(r) && r->row->changes) {
+        if (!post_change(r))
+            finish(r);
+        return;
+    }
+    if (r->right == ADMIN_ALLOWED)
+        run_row(r);
+    conclude(r);
+}

@@ -1,0 +1,337 @@
+/* Principals: made, deleted, switched, put into groups, listed (spec 02 §14). */
+#include <stdlib.h>
+
+#include "base/fs.h"
+#include "base/log.h"
+#include "kernel/admin_priv.h"
+#include "kernel/tickets.h"
+#include "store/secrets.h"
+
+#include "base/banned.h"
+
+#define ANCHOR "it is the single-tenant bootstrap anchor"
+
+static bool is_default(const struct admin_request *r)
+{
+    return ast_str_eq(ast_principal_str(&r->target), AST_PRINCIPAL_DEFAULT);
+}
+
+/* ---- create ---- */
+
+static enum ast_rc read_create(struct admin_request *r, const struct ast_json *params,
+                               struct ast_err *err)
+{
+    bool given;
+    enum ast_rc rc = admin_read_name(r, params, err);
+    if (!rc)
+        rc = admin_read_list(params, AST_STR("groups"), &r->list, &given, err);
+    if (!rc)
+        rc = admin_read_list(params, AST_STR("grants"), &r->second, &given, err);
+    /* A name that is none is refused by the runner, after the rights were checked. */
+    if (!rc && ast_principal_valid(ast_str_c(r->name)))
+        rc = ast_principal_parse(ast_str_c(r->name), &r->target, err);
+    return rc;
+}
+
+static enum ast_rc check_new_name(struct admin_request *r, struct ast_err *err)
+{
+    struct ast_str name = ast_str_c(r->name);
+    enum ast_rc rc = ast_principal_parse(name, &r->target, err);
+    if (rc)
+        return ast_wrap(err, rc, "invalid principal name");
+    if (is_default(r))
+        return ast_fail(err, AST_E_INVALID,
+                        "principal \"default\" is reserved for single-tenant bootstrap");
+    if (ast_str_eq(name, AST_SECRET_SCOPE_HOST)) /* its secrets would be everybody's */
+        return ast_fail(err, AST_E_INVALID,
+                        "principal \"__host__\" is reserved for host-wide secrets");
+    AST_AUTO(ast_cfree) char *path = ast_policy_profile_path(r->k->policy, name);
+    if (!path)
+        return ast_fail(err, AST_E_NO_MEMORY, "profile");
+    return ast_fs_exists(path) ? ast_fail(err, AST_E_EXISTS, "principal %s already exists", r->name)
+                               : AST_OK;
+}
+
+static enum ast_rc new_profile(struct admin_request *r, struct ast_profile **ret,
+                               struct ast_err *err)
+{
+    AST_AUTO(ast_profile_unref) struct ast_profile *p = NULL;
+    enum ast_rc rc = ast_profile_parse(AST_STR(""), &p, err);
+    if (rc)
+        return rc;
+    if (r->list.n == 0 && !ast_strings_add(&r->list, AST_STR("agent")))
+        return ast_fail(err, AST_E_NO_MEMORY, "profile");
+    p->groups = r->list;
+    p->grants = r->second;
+    r->list = r->second = (struct ast_strings){ 0 };
+    rc = ast_profile_check(p, err);
+    if (rc)
+        return ast_wrap(err, rc, "profile rejected");
+    /* What is handed out here must be held: agent:create alone makes no administrators. */
+    rc = ast_policy_may_confer(r->k->policy, ast_principal_str(&r->caller), &p->grants, &p->groups,
+                               err);
+    if (!rc)
+        *ret = ast_steal(&p);
+    return rc;
+}
+
+/* Identity, profile, home; a failure takes back what went before it. */
+static enum ast_rc make_agent(struct admin_request *r, const struct ast_profile *profile,
+                              char uuid[static AST_UUID_TEXT], struct ast_err *err)
+{
+    struct ast_kernel *k = r->k;
+    struct ast_str name = ast_principal_str(&r->target);
+    struct ast_err undo = AST_ERR_INIT;
+    enum ast_rc rc = admin_clear_remains(k, name, err);
+    if (!rc)
+        rc = admin_identity_add(k->store, name, uuid, err);
+    if (rc)
+        return rc;
+    /* The home comes first: with the profile the principal exists, and without a home it must not. */
+    rc = ast_home_ensure_principal(k->home, name, err);
+    if (rc) {
+        (void)ast_wrap(err, rc, "principal home tree provisioning failed (rolled back)");
+    } else {
+        rc = ast_policy_set_profile(k->policy, name, profile, err);
+        if (rc)
+            (void)ast_wrap(err, rc, "profile save failed");
+    }
+    if (!rc)
+        return AST_OK;
+    if (ast_policy_remove_profile(k->policy, name, &undo) ||
+        admin_identity_remove(k->store, name, &undo))
+        ast_log_error(KERNEL_TARGET, "half-made principal %s stays: %s", r->target.name, undo.msg);
+    return rc;
+}
+
+static enum ast_rc run_create(struct admin_request *r, struct ast_jw *data, struct ast_err *err)
+{
+    AST_AUTO(ast_profile_unref) struct ast_profile *profile = NULL;
+    char uuid[AST_UUID_TEXT];
+    enum ast_rc rc = check_new_name(r, err);
+    if (!rc)
+        rc = new_profile(r, &profile, err);
+    if (!rc)
+        rc = make_agent(r, profile, uuid, err);
+    if (rc)
+        return rc;
+    admin_seed(r->k, ast_principal_str(&r->target));
+    ast_jw_object(data);
+    ast_jw_kv_string(data, "astrid_user_id", ast_str_c(uuid));
+    ast_jw_kv_string(data, "principal", ast_principal_str(&r->target));
+    ast_jw_end(data);
+    return AST_OK;
+}
+
+/* ---- delete ---- */
+
+static void drop_pairing(struct ast_kernel *k, struct ast_str name)
+{
+    struct kernel_ticket_op op = { .now = 0 };
+    struct ast_err err = AST_ERR_INIT;
+    enum ast_rc rc = kernel_ticket_drop(&op, KERNEL_TICKET_PAIRING, name, &err);
+
+    if (!rc)
+        rc = ast_store_run(k->store, &op.op, &err);
+    if (rc) /* they fail when they are redeemed */
+        ast_log_warn(KERNEL_TARGET, "pair tokens of " AST_STR_FMT " stay: %s", AST_STR_ARG(name),
+                     err.msg);
+}
+
+static enum ast_rc run_delete(struct admin_request *r, struct ast_jw *data, struct ast_err *err)
+{
+    struct ast_str name = ast_principal_str(&r->target);
+
+    if (is_default(r))
+        return ast_fail(err, AST_E_INVALID,
+                        "cannot delete the `default` principal \xe2\x80\x94 " ANCHOR);
+    enum ast_rc rc = admin_identity_remove(r->k->store, name, err);
+    if (!rc)
+        rc = ast_policy_remove_profile(r->k->policy, name, err);
+    if (rc)
+        return rc;
+    drop_pairing(r->k, name);
+    ast_capsules_forget_principal(r->k->capsules, name);
+    ast_jw_object(data);
+    ast_jw_kv_string(data, "principal", name);
+    ast_jw_end(data);
+    return AST_OK;
+}
+
+/* ---- enable, disable ---- */
+
+static enum ast_rc set_enabled(struct admin_request *r, bool enabled, struct ast_jw *data,
+                               struct ast_err *err)
+{
+    AST_AUTO(ast_profile_unref) struct ast_profile *draft = NULL;
+    enum ast_rc rc = admin_draft(r, &draft, err);
+    if (rc)
+        return rc;
+    bool changed = draft->enabled != enabled;
+    draft->enabled = enabled;
+    rc = changed ? admin_store(r, draft, err) : AST_OK;
+    if (rc)
+        return rc;
+    ast_jw_object(data);
+    ast_jw_kv_bool(data, "changed", changed);
+    ast_jw_kv_bool(data, "enabled", enabled);
+    ast_jw_kv_string(data, "principal", ast_principal_str(&r->target));
+    ast_jw_end(data);
+    return AST_OK;
+}
+
+static enum ast_rc run_enable(struct admin_request *r, struct ast_jw *data, struct ast_err *err)
+{
+    return set_enabled(r, true, data, err);
+}
+
+static enum ast_rc run_disable(struct admin_request *r, struct ast_jw *data, struct ast_err *err)
+{
+    if (is_default(r))
+        return ast_fail(err, AST_E_INVALID,
+                        "cannot disable the `default` principal \xe2\x80\x94 " ANCHOR);
+    return set_enabled(r, false, data, err);
+}
+
+/* ---- modify ---- */
+
+static enum ast_rc read_modify(struct admin_request *r, const struct ast_json *params,
+                               struct ast_err *err)
+{
+    bool given;
+    enum ast_rc rc = admin_read_target(r, params, err);
+    if (!rc)
+        rc = admin_read_list(params, AST_STR("add_groups"), &r->list, &given, err);
+    return rc ? rc : admin_read_list(params, AST_STR("remove_groups"), &r->second, &given, err);
+}
+
+static bool same_set(const struct ast_strings *a, const struct ast_strings *b)
+{
+    for (size_t i = 0; i < a->n; i++)
+        if (!ast_strings_has(b, a->v[i]))
+            return false;
+    for (size_t i = 0; i < b->n; i++)
+        if (!ast_strings_has(a, b->v[i]))
+            return false;
+    return true;
+}
+
+/* Removes, then adds: a group in both lists ends up present. *ret_added: what was not there before. */
+static enum ast_rc change_groups(const struct admin_request *r, struct ast_profile *draft,
+                                 struct ast_strings *ret_added, struct ast_err *err)
+{
+    AST_AUTO(ast_strings_done) struct ast_strings next = { 0 };
+    bool ok = true;
+
+    for (size_t i = 0; ok && i < draft->groups.n; i++)
+        if (!ast_strings_has(&r->second, draft->groups.v[i]))
+            ok = ast_strings_add(&next, draft->groups.v[i]);
+    for (size_t i = 0; ok && i < r->list.n; i++) {
+        if (!ast_strings_has(&next, r->list.v[i]))
+            ok = ast_strings_add(&next, r->list.v[i]);
+        if (ok && !ast_strings_has(&draft->groups, r->list.v[i]))
+            ok = ast_strings_add(ret_added, r->list.v[i]);
+    }
+    if (!ok)
+        return ast_fail(err, AST_E_NO_MEMORY, "groups");
+    struct ast_strings old = draft->groups;
+    draft->groups = next;
+    next = old;
+    return AST_OK;
+}
+
+static enum ast_rc run_modify(struct admin_request *r, struct ast_jw *data, struct ast_err *err)
+{
+    AST_AUTO(ast_profile_unref) struct ast_profile *draft = NULL, *before = NULL;
+    AST_AUTO(ast_strings_done) struct ast_strings added = { 0 };
+
+    if (r->list.n == 0 && r->second.n == 0)
+        return ast_fail(
+            err, AST_E_INVALID,
+            "agent.modify: at least one of `add_groups` or `remove_groups` must be non-empty");
+    enum ast_rc rc = admin_draft(r, &draft, err);
+    if (!rc && !(before = ast_profile_copy(draft)))
+        rc = ast_fail(err, AST_E_NO_MEMORY, "profile");
+    if (!rc)
+        rc = change_groups(r, draft, &added, err);
+    if (rc)
+        return rc;
+    if (is_default(r) && ast_strings_has(&before->groups, AST_STR("admin")) &&
+        !ast_strings_has(&draft->groups, AST_STR("admin")))
+        return ast_fail(
+            err, AST_E_INVALID,
+            "cannot remove group `admin` from the `default` principal \xe2\x80\x94 " ANCHOR);
+    bool changed = !same_set(&before->groups, &draft->groups);
+    if (changed) {
+        rc = ast_profile_check(draft, err);
+        if (rc)
+            return ast_wrap(err, rc, "profile rejected");
+        rc = ast_policy_may_confer(r->k->policy, ast_principal_str(&r->caller), NULL, &added, err);
+        if (!rc)
+            rc = admin_store(r, draft, err);
+        if (rc)
+            return rc;
+    }
+    ast_jw_object(data);
+    ast_jw_kv_bool(data, "changed", changed);
+    admin_write_strings(data, AST_STR("groups"), &draft->groups);
+    ast_jw_kv_string(data, "principal", ast_principal_str(&r->target));
+    ast_jw_end(data);
+    return AST_OK;
+}
+
+/* ---- list ---- */
+
+struct roster {
+    struct ast_jw *w;
+    struct ast_str only; /* empty: all */
+};
+
+static bool write_agent(void *arg, struct ast_str principal, const struct ast_profile *profile)
+{
+    struct roster *roster = arg;
+
+    if (roster->only.n && !ast_str_eq(roster->only, principal))
+        return true;
+    ast_jw_object(roster->w);
+    ast_jw_kv_bool(roster->w, "enabled", profile->enabled);
+    admin_write_strings(roster->w, AST_STR("grants"), &profile->grants);
+    admin_write_strings(roster->w, AST_STR("groups"), &profile->groups);
+    ast_jw_kv_string(roster->w, "principal", principal);
+    admin_write_strings(roster->w, AST_STR("revokes"), &profile->revokes);
+    ast_jw_end(roster->w);
+    return true;
+}
+
+/* Everybody only for those who hold the global form as well. */
+static enum ast_rc run_list(struct admin_request *r, struct ast_jw *data, struct ast_err *err)
+{
+    struct ast_str caller = ast_principal_str(&r->caller);
+    bool all = ast_policy_holds(r->k->policy, caller, AST_STR("agent:list"));
+    struct roster roster = { data, all ? AST_STR_NONE : caller };
+
+    ast_jw_array(data);
+    enum ast_rc rc = ast_policy_each_profile(r->k->policy, write_agent, &roster, err);
+    if (!rc)
+        ast_jw_end(data);
+    return rc;
+}
+
+#define S ADMIN_STR
+const struct admin_row admin_agent_rows[] = {
+    /* method, label, global and own capability, scope, per minute, changes, status, reader, runner */
+    { S("AgentCreate"), S("admin.agent.create"), S("agent:create"), S(""), ADMIN_GLOBAL, 0, true,
+      S("Success"), read_create, run_create },
+    { S("AgentDelete"), S("admin.agent.delete"), S("agent:delete"), S(""), ADMIN_GLOBAL, 0, true,
+      S("Success"), admin_read_target, run_delete },
+    { S("AgentEnable"), S("admin.agent.enable"), S("agent:enable"), S(""), ADMIN_GLOBAL, 0, true,
+      S("Success"), admin_read_target, run_enable },
+    { S("AgentDisable"), S("admin.agent.disable"), S("agent:disable"), S(""), ADMIN_GLOBAL, 0, true,
+      S("Success"), admin_read_target, run_disable },
+    { S("AgentModify"), S("admin.agent.modify"), S("agent:modify"), S(""), ADMIN_GLOBAL, 0, true,
+      S("Success"), read_modify, run_modify },
+    { S("AgentList"), S("admin.agent.list"), S(""), S("self:agent:list"), ADMIN_SELF, 0, false,
+      S("AgentList"), NULL, run_list },
+};
+#undef S
+const size_t admin_agent_row_count = AST_ARRAY_LEN(admin_agent_rows);

@@ -1,0 +1,106 @@
+/* Admin requests (spec 02 §13): one table row each, in the file of its story.
+ *
+ *   ast_kernel_admin() parses, checks rights, and runs what only reads on the calling thread; what changes something goes to
+ *   the admin thread, one at a time in arrival order: that thread is the write lock of spec 02 §21. Rights are checked again
+ *   there, so that a caller who was disabled meanwhile gets nothing done.
+ *
+ * A runner writes the value of "data" or returns an error whose message becomes the answer. When the request is concluded,
+ * `right`, `failure`, `caller`, `target`, `capability` and `params` say all that an audit row needs.
+ */
+#pragma once
+
+#include "kernel/kernel_priv.h"
+#include "policy/profile.h"
+
+enum admin_scope {
+    ADMIN_GLOBAL,   /* `global`, also for one's own row */
+    ADMIN_SELF,     /* `own` */
+    ADMIN_BY_TARGET /* `own` when the target is the caller, else `global` */
+};
+
+enum admin_right { ADMIN_UNCHECKED, ADMIN_ALLOWED, ADMIN_DENIED };
+
+struct admin_request;
+
+struct admin_row {
+    struct ast_str method, label; /* "AgentCreate", "admin.agent.create" */
+    struct ast_str global, own;   /* capabilities; empty where the scope never asks */
+    enum admin_scope scope;
+    unsigned per_minute; /* 0: unlimited; counted per caller */
+    bool changes;        /* runs on the admin thread */
+    struct ast_str status;
+    /* Takes the parameters; NULL: there are none. Its error answers "invalid request: ...". */
+    enum ast_rc (*read)(struct admin_request *r, const struct ast_json *params,
+                        struct ast_err *err);
+    enum ast_rc (*run)(struct admin_request *r, struct ast_jw *data, struct ast_err *err);
+};
+
+/* Owner: the thread that runs it; handed over with the job. */
+struct admin_request {
+    struct kernel_job job;
+    struct ast_kernel *k;
+    const struct admin_row *row;
+    struct ast_principal caller, target; /* target.n 0: none */
+    struct ast_str capability;           /* what was required; of the row */
+    enum admin_right right;
+    struct ast_err failure; /* rc OK: success */
+    struct ast_buf params;  /* {"method":..,"params":..} in canonical form */
+    char *request_id;       /* owned; NULL: none */
+    struct ast_buf out;     /* the answer */
+    /* Parameters, by the names the table of spec 02 §13.2 gives them; owned. */
+    char *name, *description;
+    struct ast_strings list, second; /* capabilities or groups; grants or groups to remove */
+    struct ast_quotas quotas;
+    bool has_list, has_unsafe_admin, unsafe_admin;
+    void (*done)(void *arg, struct ast_str response_json);
+    void *arg;
+};
+
+#define ADMIN_STR(lit)                                                                             \
+    {                                                                                              \
+        lit, sizeof(lit) - 1                                                                       \
+    }
+
+extern const struct admin_row admin_agent_rows[], admin_quota_rows[], admin_group_rows[],
+    admin_cap_rows[];
+extern const size_t admin_agent_row_count, admin_quota_row_count, admin_group_row_count,
+    admin_cap_row_count;
+/* The row of that index over all files; NULL at the end. */
+const struct admin_row *admin_row_at(size_t i);
+
+/* ---- readers ---- */
+
+enum ast_rc admin_read_target(struct admin_request *r, const struct ast_json *params,
+                              struct ast_err *err); /* "principal" */
+enum ast_rc admin_read_name(struct admin_request *r, const struct ast_json *params,
+                            struct ast_err *err); /* "name" */
+/* *ret_has false: absent or null. */
+enum ast_rc admin_read_list(const struct ast_json *params, struct ast_str key,
+                            struct ast_strings *ret, bool *ret_has, struct ast_err *err);
+enum ast_rc admin_read_bool(const struct ast_json *params, struct ast_str key, bool *ret,
+                            bool *ret_has, struct ast_err *err);
+
+/* ---- what runners share ---- */
+
+/* The target's profile, read through the cache; spec 02 §13.4 when there is no file. */
+enum ast_rc admin_target_profile(struct admin_request *r, struct ast_profile **ret,
+                                 struct ast_err *err);
+/* The same as a draft to edit, from the file. */
+enum ast_rc admin_draft(struct admin_request *r, struct ast_profile **ret, struct ast_err *err);
+enum ast_rc admin_store(struct admin_request *r, const struct ast_profile *draft,
+                        struct ast_err *err);
+void admin_write_strings(struct ast_jw *w, struct ast_str key, const struct ast_strings *s);
+
+/* ---- identity records and what a new agent starts with ---- */
+
+enum ast_rc admin_identity_add(struct ast_store *store, struct ast_str name,
+                               char ret_uuid[static AST_UUID_TEXT], struct ast_err *err);
+/* The user that cli/<name> means and all links to it; nothing there is fine. */
+enum ast_rc admin_identity_remove(struct ast_store *store, struct ast_str name,
+                                  struct ast_err *err);
+
+/* Sets aside what a deleted principal of that name left behind, so that its successor does not meet it. */
+enum ast_rc admin_clear_remains(struct ast_kernel *k, struct ast_str principal,
+                                struct ast_err *err);
+/* Copies what capsules declare as settings from `default` (spec 02 §14.1 step 9); failures are logged. */
+void admin_seed(struct ast_kernel *k, struct ast_str principal);

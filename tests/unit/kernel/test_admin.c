@@ -1,0 +1,218 @@
+/* The table of admin requests against the catalogue, and the door on a kernel that has policy and nothing else. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include <cmocka.h> /* needs the ones above */
+
+#include <stdlib.h>
+
+#include "base/fs.h"
+#include "bus/bus.h"
+#include "kernel/admin_priv.h"
+#include "policy/catalogue.h"
+
+#include "base/banned.h"
+
+/* ---- drift ---- */
+
+/* In the catalogue, but asked for elsewhere: by the kernel requests' other form, the gateway, invites and pairing. */
+static const char *const elsewhere[] = {
+    "self:capsule:install", "capsule:reload", "capsule:list",   "agent:list",
+    "group:list",           "invite:issue",   "invite:redeem",  "invite:list",
+    "invite:revoke",        "audit:read_all", "self:auth:pair", "auth:pair:redeem",
+};
+
+static bool is_elsewhere(struct ast_str id)
+{
+    for (size_t i = 0; i < AST_ARRAY_LEN(elsewhere); i++)
+        if (ast_str_eq(ast_str_c(elsewhere[i]), id))
+            return true;
+    return false;
+}
+
+static bool is_asked_for(struct ast_str id)
+{
+    const struct admin_row *row;
+    struct ast_str cap;
+    for (size_t i = 0; (row = admin_row_at(i)); i++)
+        if (ast_str_eq(row->global, id) || ast_str_eq(row->own, id))
+            return true;
+    for (size_t i = 0; (cap = kernel_request_capability(i)).n; i++)
+        if (ast_str_eq(cap, id))
+            return true;
+    return false;
+}
+
+static void requests_and_catalogue_do_not_drift_apart(void **state)
+{
+    const struct admin_row *row;
+    struct ast_str cap;
+    (void)state;
+    for (size_t i = 0; (row = admin_row_at(i)); i++) {
+        assert_int_equal(row->global.n > 0, row->scope != ADMIN_SELF);
+        assert_int_equal(row->own.n > 0, row->scope != ADMIN_GLOBAL);
+        if (row->global.n && !ast_cap_find(row->global))
+            fail_msg("%s is not in the catalogue", row->global.p);
+        if (row->own.n && !ast_cap_find(row->own))
+            fail_msg("%s is not in the catalogue", row->own.p);
+        assert_true(ast_str_starts(row->label, AST_STR("admin.")));
+        assert_true(row->run && row->status.n);
+    }
+    for (size_t i = 0; (cap = kernel_request_capability(i)).n; i++)
+        if (!ast_cap_find(cap))
+            fail_msg("%s is not in the catalogue", cap.p);
+    for (size_t i = 0; i < AST_CAP_CATALOGUE_LEN; i++) {
+        struct ast_str id = ast_cap_catalogue[i].id;
+        if (is_asked_for(id) == is_elsewhere(id))
+            fail_msg("%s: asked for by no row, or listed as elsewhere in vain", id.p);
+    }
+}
+
+/* ---- the door ---- */
+
+static struct ast_home home;
+static struct ast_kernel k;
+
+static int setup(void **state)
+{
+    char dir[] = "/tmp/ast-admin-XXXXXX";
+    (void)state;
+    assert_non_null(mkdtemp(dir));
+    assert_int_equal(ast_home_at(dir, &home, NULL), AST_OK);
+    assert_int_equal(ast_home_ensure(&home, NULL), AST_OK);
+    k = (struct ast_kernel){ .home = &home };
+    kernel_limits_init(&k.limits);
+    assert_int_equal(ast_policy_open(&home, &k.policy, NULL), AST_OK);
+    ast_policy_bootstrap(k.policy);
+    assert_int_equal(ast_bus_new(&k.bus, NULL), AST_OK);
+    AST_AUTO(ast_cfree) char *key = ast_home_path(&home, AST_HOME_RUNTIME_KEY);
+    AST_AUTO(ast_cfree) char *path = ast_home_path(&home, AST_HOME_STORE);
+    struct ast_store_config cfg = { .path = path, .no_sync = true };
+    assert_int_equal(ast_key_load_or_create(key, "runtime key", &k.runtime_key, NULL), AST_OK);
+    assert_int_equal(ast_store_open(&cfg, &k.store, NULL), AST_OK);
+    k.audit_fail_closed = true;
+    assert_int_equal(kernel_audit_open(&k, NULL), AST_OK);
+    assert_int_equal(kernel_loader_start(&k.admin, NULL), AST_OK);
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    kernel_loader_stop(&k.admin);
+    kernel_audit_stop(&k);
+    ast_bus_free(k.bus);
+    ast_store_close(k.store);
+    ast_key_done(&k.runtime_key);
+    ast_policy_close(k.policy);
+    kernel_limits_done(&k.limits);
+    assert_int_equal(ast_fs_remove_tree(home.root, NULL), AST_OK);
+    ast_home_done(&home);
+    return 0;
+}
+
+struct answer {
+    pthread_mutex_t m;
+    pthread_cond_t c;
+    bool come;
+    char text[4096];
+};
+
+static void on_answer(void *arg, struct ast_str json)
+{
+    struct answer *a = arg;
+    pthread_mutex_lock(&a->m);
+    assert_true(ast_str_to_c(json, a->text, sizeof a->text));
+    a->come = true;
+    pthread_cond_signal(&a->c);
+    pthread_mutex_unlock(&a->m);
+}
+
+static const char *ask(const char *caller, const char *request)
+{
+    static struct answer a;
+    AST_AUTO(ast_json_free) struct ast_json_doc *doc = NULL;
+    a = (struct answer){ .m = PTHREAD_MUTEX_INITIALIZER, .c = PTHREAD_COND_INITIALIZER };
+    assert_int_equal(ast_json_parse(ast_str_c(request), &doc, NULL), AST_OK);
+    ast_kernel_admin(&k, ast_str_c(caller), ast_json_root(doc), on_answer, &a);
+    pthread_mutex_lock(&a.m);
+    while (!a.come)
+        pthread_cond_wait(&a.c, &a.m);
+    pthread_mutex_unlock(&a.m);
+    return a.text;
+}
+
+static void answers_have_the_exact_shape(void **state)
+{
+    static const struct {
+        const char *caller, *request, *answer;
+    } rows[] = {
+        { "default", "{\"method\":\"AgentList\",\"request_id\":\"r-2\"}",
+          "{\"data\":[{\"enabled\":true,\"grants\":[],\"groups\":[\"admin\"],\"principal\":\"default\","
+          "\"revokes\":[]}],\"request_id\":\"r-2\",\"status\":\"AgentList\"}" },
+        { "default",
+          "{\"method\":\"CapsGrant\",\"params\":{\"principal\":\"default\",\"capabilities\":[\"a\"]}}",
+          "{\"data\":{\"capabilities\":[\"a\"],\"principal\":\"default\"},\"status\":\"Success\"}" },
+        { "bob",
+          "{\"request_id\":\"r-1\",\"method\":\"QuotaGet\",\"params\":{\"principal\":\"alice\"}}",
+          "{\"data\":\"permission denied for principal bob: missing capability quota:get\","
+          "\"request_id\":\"r-1\",\"status\":\"Error\"}" },
+        { "default", "{\"method\":\"GroupCreate\",\"params\":{\"name\":\"x\",\"capabilities\":[]}}",
+          "{\"data\":{\"status\":\"ok\"},\"status\":\"Success\"}" },
+        { "a.b", "{\"method\":\"AgentList\"}",
+          "{\"data\":\"invalid request: principal id contains invalid character '.' (allowed: a-z, "
+          "A-Z, 0-9, -, _)\",\"status\":\"Error\"}" },
+        { "default", "{\"method\":\"AgentList\",\"request_id\":7}",
+          "{\"data\":\"invalid request: field `request_id`: expected a short string\",\"status\":\"Error\"}" },
+        { "default", "[]",
+          "{\"data\":\"invalid request: missing field `method`\",\"status\":\"Error\"}" },
+    };
+    (void)state;
+    for (size_t i = 0; i < AST_ARRAY_LEN(rows); i++)
+        assert_string_equal(ask(rows[i].caller, rows[i].request), rows[i].answer);
+}
+
+static void rights_are_checked_again_when_a_change_runs(void **state)
+{
+    static struct answer first, second;
+    AST_AUTO(ast_json_free) struct ast_json_doc *disable = NULL, *grant = NULL;
+    AST_AUTO(ast_profile_unref) struct ast_profile *boss = NULL;
+    (void)state;
+    assert_int_equal(ast_profile_parse(AST_STR("groups = [\"admin\"]\n"), &boss, NULL), AST_OK);
+    assert_int_equal(ast_policy_set_profile(k.policy, AST_STR("boss"), boss, NULL), AST_OK);
+    first = second =
+        (struct answer){ .m = PTHREAD_MUTEX_INITIALIZER, .c = PTHREAD_COND_INITIALIZER };
+    assert_int_equal(
+        ast_json_parse(AST_STR("{\"method\":\"AgentDisable\",\"params\":{\"principal\":\"boss\"}}"),
+                       &disable, NULL),
+        AST_OK);
+    assert_int_equal(ast_json_parse(AST_STR("{\"method\":\"CapsGrant\",\"params\":{\"principal\":"
+                                            "\"default\",\"capabilities\":[\"late\"]}}"),
+                                    &grant, NULL),
+                     AST_OK);
+    /* Whichever of its two checks the second one meets, it comes after the disable in the one queue. */
+    ast_kernel_admin(&k, AST_STR("default"), ast_json_root(disable), on_answer, &first);
+    ast_kernel_admin(&k, AST_STR("boss"), ast_json_root(grant), on_answer, &second);
+    kernel_loader_stop(&k.admin);   /* both have run */
+    kernel_loader_stop(&k.answers); /* and are answered */
+    assert_true(first.come && second.come);
+    assert_non_null(strstr(second.text, "agent is disabled"));
+    assert_false(ast_policy_holds(k.policy, AST_STR("boss"), AST_STR("late")));
+    k.admin = k.answers = (struct kernel_loader){ .stop = false };
+    assert_int_equal(kernel_loader_start(&k.admin, NULL), AST_OK);
+    assert_int_equal(kernel_loader_start(&k.answers, NULL), AST_OK);
+}
+
+#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(requests_and_catalogue_do_not_drift_apart),
+        T(answers_have_the_exact_shape),
+        T(rights_are_checked_again_when_a_change_runs),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
