@@ -12,8 +12,24 @@
 #define CONFIG_MAX_BYTES  1048576u
 #define APPROVAL_SECS_MAX 86400u
 
+static void link_done(struct ast_kernel_link *l)
+{
+    free(l->platform);
+    free(l->platform_user_id);
+    free(l->astrid_user);
+    free(l->method);
+}
+
+static void forget_links(struct ast_daemon_config *c)
+{
+    ast_vec_each (&c->links, l)
+        link_done(l);
+    ast_vec_done(&c->links);
+}
+
 void ast_daemon_config_done(struct ast_daemon_config *c)
 {
+    forget_links(c);
     free(c->log_directives);
     c->log_directives = NULL;
 }
@@ -150,6 +166,62 @@ static enum ast_rc read_audit(const struct ast_json *table, struct ast_daemon_co
     return AST_OK;
 }
 
+/* `*ret` is owned; NULL when an optional member is absent. */
+static enum ast_rc read_text(const struct ast_json *table, const char *key, bool is_required,
+                             char **ret, struct ast_err *err)
+{
+    const struct ast_json *v = ast_json_get(table, ast_str_c(key));
+    struct ast_str text;
+
+    if (!v && !is_required)
+        return AST_OK;
+    if (!ast_json_string(v, &text) || ast_str_find_byte(text, 0) != AST_STR_NPOS)
+        return ast_fail(err, AST_E_INVALID,
+                        "Validation error in field 'identity.links.%s': expected a string", key);
+    *ret = ast_str_dup(text);
+    return *ret ? AST_OK : ast_fail(err, AST_E_NO_MEMORY, "configuration");
+}
+
+static enum ast_rc read_link(const struct ast_json *table, struct ast_daemon_config *c,
+                             struct ast_err *err)
+{
+    struct ast_kernel_link l = { .method = NULL };
+    enum ast_rc rc = read_text(table, "platform", /* is_required= */ true, &l.platform, err);
+
+    if (!rc)
+        rc =
+            read_text(table, "platform_user_id", /* is_required= */ true, &l.platform_user_id, err);
+    if (!rc)
+        rc = read_text(table, "astrid_user", /* is_required= */ true, &l.astrid_user, err);
+    if (!rc)
+        rc = read_text(table, "method", /* is_required= */ false, &l.method, err);
+    if (!rc && !ast_vec_push(&c->links, l))
+        rc = ast_fail(err, AST_E_NO_MEMORY, "configuration");
+    if (rc)
+        link_done(&l);
+    return rc;
+}
+
+static enum ast_rc read_identity(const struct ast_json *root, struct ast_daemon_config *c,
+                                 struct ast_err *err)
+{
+    const struct ast_json *v = ast_json_member(ast_json_member(root, "identity"), "links");
+    struct ast_json_iter it = AST_JSON_ITER(v);
+    const struct ast_json *entry;
+    struct ast_str unused;
+    enum ast_rc rc = AST_OK;
+
+    if (!v)
+        return AST_OK;
+    if (ast_json_type(v) != AST_JSON_ARRAY)
+        return ast_fail(err, AST_E_INVALID,
+                        "Validation error in field 'identity.links': expected tables");
+    forget_links(c);
+    while (!rc && ast_json_next(&it, &unused, &entry))
+        rc = read_link(entry, c, err);
+    return rc;
+}
+
 /* NOT_FOUND when there is no such file. */
 static enum ast_rc read_file(const char *path, struct ast_daemon_config *c, bool *level_set,
                              struct ast_err *err)
@@ -170,6 +242,8 @@ static enum ast_rc read_file(const char *path, struct ast_daemon_config *c, bool
         rc = read_audit(ast_json_member(ast_json_root(doc), "audit"), c, err);
     if (!rc)
         rc = read_capsule(ast_json_member(ast_json_root(doc), "capsule"), c, err);
+    if (!rc)
+        rc = read_identity(ast_json_root(doc), c, err);
     return rc ? rc : read_asking(ast_json_root(doc), c, err);
 }
 

@@ -1,10 +1,12 @@
-/* What the daemon reads of config.toml: [logging], [capsule], [timeouts], [uplink] and [audit] (spec 05 §22.2, 08 §12, §13). Layers: /etc/astrid/config.toml,
+/* What the daemon reads of config.toml: [logging], [capsule], [timeouts], [uplink], [identity] and [audit] (spec 05 §22.2, 08 §12, §13). Layers: /etc/astrid/config.toml,
  * then <home>/etc/config.toml, then <home>/config.toml, later ones win; then the environment for what no file set. A broken file refuses the
  * start; a bad variable is ignored with a line on stderr (spec README §5 gap 67). */
 #pragma once
 
 #include "base/home.h"
 #include "base/log.h"
+#include "base/vec.h"
+#include "kernel/kernel.h"
 
 struct ast_daemon_config {
     enum ast_log_level log_level;
@@ -14,6 +16,7 @@ struct ast_daemon_config {
     unsigned approval_secs;                  /* 0: the built-in minute */
     bool own_questions_only;                 /* clients see questions of the principals they use */
     bool audit_fail_open;                    /* fail_closed = false; default: closed */
+    AST_VEC(struct ast_kernel_link) links; /* owned, with their texts; the last file that has any */
 };
 
 #define AST_DAEMON_CONFIG_INIT                                                                     \

@@ -203,6 +203,8 @@ static enum ast_rc start(struct daemon *d, const struct ast_daemon_config *cfg)
         .blocking_max = d->opt.blocking_max ? d->opt.blocking_max : cfg->blocking_max,
         .io_max = d->opt.io_max ? d->opt.io_max : cfg->io_max,
         .approval_secs = cfg->approval_secs,
+        .links = cfg->links.v,
+        .link_count = cfg->links.n,
         .version = AST_RUNTIME_VERSION,
         .audit_fail_open = cfg->audit_fail_open,
     };

@@ -94,16 +94,17 @@ static enum ast_rc open_keys(struct ast_kernel *k, struct ast_err *err)
     return rc;
 }
 
-static enum ast_rc open_store(struct ast_kernel *k, struct ast_err *err)
+static enum ast_rc open_store(struct ast_kernel *k, const struct ast_kernel_config *cfg,
+                              struct ast_err *err)
 {
     AST_AUTO(ast_cfree) char *path = ast_home_path(k->home, AST_HOME_STORE);
-    struct ast_store_config cfg = { .path = path };
+    struct ast_store_config how = { .path = path };
     if (!path)
         return ast_fail(err, AST_E_NO_MEMORY, "store");
-    enum ast_rc rc = ast_store_open(&cfg, &k->store, err);
+    enum ast_rc rc = ast_store_open(&how, &k->store, err);
     if (rc)
         return ast_wrap(err, rc, "Failed to open KV store");
-    return kernel_identity_bootstrap(k->store, err);
+    return kernel_identity_bootstrap(k->store, cfg, err);
 }
 
 /* Cached native code is trusted only with our MAC; the key never leaves this home. */
@@ -176,7 +177,7 @@ static enum ast_rc boot_steps(struct ast_kernel *k, const struct ast_kernel_conf
     if (!rc)
         rc = open_keys(k, err);
     if (!rc)
-        rc = open_store(k, err);
+        rc = open_store(k, cfg, err);
     if (!rc)
         rc = kernel_audit_open(k, err);
     if (!rc)

@@ -13,6 +13,13 @@
 
 struct ast_kernel;
 
+/* One [[identity.links]] entry of the settings. */
+struct ast_kernel_link {
+    char *platform, *platform_user_id;
+    char *astrid_user; /* a user's UUID, or a display name */
+    char *method;      /* NULL or empty: admin */
+};
+
 struct ast_kernel_config {
     const struct ast_home *home; /* borrowed for the kernel's life */
     struct ast_loop *loop;       /* main loop: timers and kernel taps */
@@ -25,6 +32,8 @@ struct ast_kernel_config {
     const char *version;                     /* product version */
     bool
         audit_fail_open; /* [audit] fail_closed = false: changes go on when their row cannot be stored */
+    const struct ast_kernel_link *links; /* borrowed for the boot */
+    size_t link_count;
 };
 
 AST_MUST_CHECK

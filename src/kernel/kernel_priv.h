@@ -101,7 +101,9 @@ struct ast_str kernel_request_capability(size_t i);
 /* ---- boot pieces ---- */
 
 /* Root user and its cli/local link in the store (spec 01 §17.2). */
-enum ast_rc kernel_identity_bootstrap(struct ast_store *store, struct ast_err *err);
+/* Then the links of the settings; one that fails is logged and skipped. */
+enum ast_rc kernel_identity_bootstrap(struct ast_store *store, const struct ast_kernel_config *cfg,
+                                      struct ast_err *err);
 
 /* The audit log (audit_priv.h has what requests need): opened with the store, background work once the loader runs, stopped
  * when nobody can ask any more. */

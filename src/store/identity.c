@@ -348,11 +348,26 @@ static enum ast_rc write_user(struct ast_identity_op *op, struct ast_str princip
     return ast_buf_check(&op->user_json, "user record", err);
 }
 
+static void link_write(struct ast_buf *out, struct ast_str platform,
+                       struct ast_str platform_user_id, const struct ast_uuid *user,
+                       struct ast_str method)
+{
+    char uuid[AST_UUID_TEXT], stamp[AST_RFC3339_BYTES];
+    struct ast_jw w = AST_JW_INIT(out);
+
+    ast_jw_object(&w);
+    ast_jw_kv_string(&w, "platform", platform);
+    ast_jw_kv_string(&w, "platform_user_id", platform_user_id);
+    ast_jw_kv_string(&w, "astrid_user_id", ast_uuid_format(user, uuid));
+    ast_jw_kv_string(&w, "linked_at", ast_time_format(ast_wall_ns(), AST_TIME_Z, stamp));
+    ast_jw_kv_string(&w, "method", method);
+    ast_jw_end(&w);
+}
+
 static enum ast_rc write_link(struct ast_identity_op *op, struct ast_str platform,
                               struct ast_str platform_user_id, struct ast_str method,
                               struct ast_err *err)
 {
-    char uuid[AST_UUID_TEXT], stamp[AST_RFC3339_BYTES];
     struct ast_str lowered = AST_STR_NONE;
 
     enum ast_rc rc = link_key_make(platform, platform_user_id, &op->link_key, &lowered, err);
@@ -362,14 +377,7 @@ static enum ast_rc write_link(struct ast_identity_op *op, struct ast_str platfor
         return invalid(err, "method", "be empty");
     if (method.n > AST_IDENTITY_MAX_METHOD)
         return invalid(err, "method", "be that long");
-    struct ast_jw w = AST_JW_INIT(&op->link_json);
-    ast_jw_object(&w);
-    ast_jw_kv_string(&w, "platform", lowered);
-    ast_jw_kv_string(&w, "platform_user_id", platform_user_id);
-    ast_jw_kv_string(&w, "astrid_user_id", ast_uuid_format(&op->user, uuid));
-    ast_jw_kv_string(&w, "linked_at", ast_time_format(ast_wall_ns(), AST_TIME_Z, stamp));
-    ast_jw_kv_string(&w, "method", method);
-    ast_jw_end(&w);
+    link_write(&op->link_json, lowered, platform_user_id, &op->user, method);
     return ast_buf_check(&op->link_json, "link record", err);
 }
 
@@ -455,6 +463,58 @@ static enum ast_rc apply_seed(struct ast_store_op *o, struct ast_store_txn *txn,
     enum ast_rc rc = put_user(op, txn, err);
     return rc ? rc
               : ast_store_txn_put(txn, AST_IDENTITY_NS, key, ast_buf_view(&op->link_json), err);
+}
+
+/* The user an entry names: by its id, by its name, or made now. */
+static enum ast_rc assigned_user(struct ast_identity_op *op, struct ast_store_txn *txn,
+                                 struct ast_err *err)
+{
+    char uuid[AST_UUID_TEXT];
+    struct ast_str value;
+    struct ast_uuid named;
+
+    if (op->by_name) {
+        if (!ast_store_txn_get(txn, AST_IDENTITY_NS, ast_buf_view(&op->name_key), &value) ||
+            !ast_uuid_parse(value, &named) || !user_exists(txn, &named))
+            return put_user(op, txn, err);
+        op->user = named;
+        return AST_OK;
+    }
+    if (user_exists(txn, &op->user))
+        return AST_OK;
+    return ast_fail(err, AST_E_NOT_FOUND, "user not found: " AST_STR_FMT,
+                    AST_STR_ARG(ast_uuid_format(&op->user, uuid)));
+}
+
+static bool link_is(struct ast_store_txn *txn, struct ast_str key, const struct ast_uuid *user,
+                    struct ast_str method)
+{
+    AST_AUTO(ast_json_free) struct ast_json_doc *doc = NULL;
+    struct ast_identity_link link;
+    struct ast_str value;
+    return ast_store_txn_get(txn, AST_IDENTITY_NS, key, &value) &&
+           !link_parse(value, &link, &doc, /* err= */ NULL) && ast_uuid_eq(&link.user, user) &&
+           ast_str_eq(link.method, method);
+}
+
+static enum ast_rc apply_assign(struct ast_store_op *o, struct ast_store_txn *txn,
+                                struct ast_err *err)
+{
+    struct ast_identity_op *op = AST_CONTAINER_OF(o, struct ast_identity_op, op);
+    AST_AUTO(ast_json_free) struct ast_json_doc *doc = NULL;
+    AST_AUTO(ast_buf_done) struct ast_buf json = AST_BUF_INIT(RECORD_MAX);
+    struct ast_str key = ast_buf_view(&op->link_key);
+    struct ast_identity_link want;
+
+    enum ast_rc rc = assigned_user(op, txn, err);
+    if (!rc)
+        rc = link_parse(ast_buf_view(&op->link_json), &want, &doc, err); /* our own text */
+    if (rc || link_is(txn, key, &op->user, want.method))
+        return rc;
+    op->ret_changed = true;
+    link_write(&json, want.platform, want.platform_user_id, &op->user, want.method);
+    rc = ast_buf_check(&json, "link record", err);
+    return rc ? rc : ast_store_txn_put(txn, AST_IDENTITY_NS, key, ast_buf_view(&json), err);
 }
 
 struct doomed {
@@ -590,5 +650,25 @@ enum ast_rc ast_identity_prepare_seed(struct ast_identity_op *op, struct ast_str
     enum ast_rc rc = name_key_make(display_name, &op->name_key, err);
     if (!rc)
         rc = write_user(op, principal, display_name, err);
+    return rc ? rc : write_link(op, platform, platform_user_id, method, err);
+}
+
+enum ast_rc ast_identity_prepare_assign(struct ast_identity_op *op, struct ast_str platform,
+                                        struct ast_str platform_user_id, struct ast_str method,
+                                        struct ast_str astrid_user, struct ast_err *err)
+{
+    enum ast_rc rc = AST_OK;
+    struct ast_uuid id;
+
+    if (ast_uuid_parse(astrid_user, &id)) {
+        op_init(op);
+        op->user = id;
+    } else {
+        rc = ast_identity_prepare_create(op, astrid_user.p ? astrid_user : AST_STR(""), err);
+        op->by_name = true;
+        if (!rc && !op->name_key.n)
+            rc = invalid(err, "astrid_user", "be empty");
+    }
+    op->op.apply = apply_assign;
     return rc ? rc : write_link(op, platform, platform_user_id, method, err);
 }

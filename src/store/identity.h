@@ -65,10 +65,10 @@ enum ast_rc ast_identity_links(struct ast_store *s, const struct ast_uuid *user,
 struct ast_identity_op {
     struct ast_store_op op; /* op.done is the caller's */
     struct ast_uuid user;   /* who is created, linked or deleted */
-    bool ret_changed;       /* delete: existed; seed: was needed */
+    bool ret_changed;       /* delete: existed; seed, assign: was needed */
     /* private, owned */
     struct ast_buf link_key, link_json, user_json, name_key;
-    bool replace;
+    bool replace, by_name;
 };
 void ast_identity_op_done(struct ast_identity_op *op);
 AST_DEFINE_AUTO_VALUE(struct ast_identity_op, ast_identity_op_done)
@@ -99,6 +99,14 @@ enum ast_rc ast_identity_prepare_seed(struct ast_identity_op *op, struct ast_str
                                       struct ast_str principal, struct ast_str platform,
                                       struct ast_str platform_user_id, struct ast_str method,
                                       struct ast_err *err);
+
+/* An [[identity.links]] entry of the settings: `astrid_user` is a UUID, whose user must exist (NOT_FOUND), or a display
+ * name, whose user is made when there is none. Replaces; an identical link stays as it is. `op->user` is valid once
+ * it is done. */
+AST_MUST_CHECK
+enum ast_rc ast_identity_prepare_assign(struct ast_identity_op *op, struct ast_str platform,
+                                        struct ast_str platform_user_id, struct ast_str method,
+                                        struct ast_str astrid_user, struct ast_err *err);
 
 /* "Josh Bouw" gives josh-bouw; what leaves nothing gives user-<first 8 digits of the id>. */
 void ast_identity_principal(struct ast_str display_name, const struct ast_uuid *id,

@@ -167,6 +167,26 @@ class Options(Case):
         check("Validation error in field 'capsule.instance_pool_size'" in done.stderr, done.stderr)
         os.unlink(self.d.path("etc/config.toml"))
 
+    def identity_links_of_the_settings_are_applied_and_bad_ones_skipped(self):
+        os.makedirs(self.d.path("etc"), exist_ok=True)
+        link = '[[identity.links]]\nplatform = "chat"\nplatform_user_id = "%s"\nastrid_user = "%s"\n'
+        with open(self.d.path("etc/config.toml"), "w") as f:
+            f.write(link % ("good", "Josh Bouw"))
+            f.write(link % ("lost", "3f0e7c1a-0000-4000-8000-000000000001"))
+            f.write(link % ("a/b", "Josh Bouw"))
+        self.d.start()
+        skipped = [line for line in self.d.log().splitlines() if "identity link of the settings skipped" in line]
+        equal(len(skipped), 2)
+        check("lost" in skipped[0] and "user not found: 3f0e7c1a" in skipped[0], skipped[0])
+        check("a/b" in skipped[1] and "platform_user_id must not contain" in skipped[1], skipped[1])
+        self.d.stop()
+        with open(self.d.path("etc/config.toml"), "w") as f:
+            f.write('[[identity.links]]\nplatform = "chat"\nplatform_user_id = 3\nastrid_user = "x"\n')
+        done = self._run_with()
+        equal(done.returncode, 1)
+        check("Validation error in field 'identity.links.platform_user_id'" in done.stderr, done.stderr)
+        os.unlink(self.d.path("etc/config.toml"))
+
 
 class Idle(Case):
     def set_up(self):

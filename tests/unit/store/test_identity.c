@@ -292,6 +292,45 @@ static void the_seed_is_made_once(void **state)
     assert_true(ast_str_is(u.display_name, "root"));
 }
 
+static enum ast_rc assign(struct fixture *f, const char *user, const char *whom, bool *ret_changed,
+                          struct ast_err *err)
+{
+    struct ast_identity_op op;
+    enum ast_rc rc = run(f, &op,
+                         ast_identity_prepare_assign(&op, AST_STR("Chat"), ast_str_c(user),
+                                                     AST_STR("admin"), ast_str_c(whom), err),
+                         err);
+    *ret_changed = op.ret_changed;
+    return rc;
+}
+
+static void settings_assign_accounts_to_ids_and_names(void **state)
+{
+    struct fixture *f = *state;
+    struct ast_err err = AST_ERR_INIT;
+    bool changed = false;
+    assert_int_equal(assign(f, "1", ID_A, &changed, &err), AST_E_NOT_FOUND);
+    assert_int_equal(assign(f, "1", " ", &changed, &err), AST_E_INVALID);
+    /* A name makes its user, once. */
+    assert_int_equal(assign(f, "1", "Josh Bouw", &changed, &err), AST_OK);
+    assert_true(changed);
+    char josh[512];
+    (void)snprintf(josh, sizeof josh, "%s",
+                   value_of(f->store, AST_IDENTITY_NS, AST_STR("name/Josh Bouw")));
+    assert_int_equal(assign(f, "1", "Josh Bouw", &changed, &err), AST_OK);
+    assert_false(changed); /* identical: left alone */
+    assert_int_equal(assign(f, "2", josh, &changed, &err), AST_OK);
+    assert_true(changed);
+    assert_string_equal(value_of(f->store, AST_IDENTITY_NS, AST_STR("name/Josh Bouw")), josh);
+    assert_int_equal(links_of(f, josh), 2);
+    /* Settings replace. */
+    const char *other = create(f, "other");
+    assert_int_equal(assign(f, "2", other, &changed, &err), AST_OK);
+    assert_true(changed);
+    assert_int_equal(links_of(f, josh), 1);
+    assert_int_equal(links_of(f, other), 1);
+}
+
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
@@ -303,6 +342,7 @@ int main(void)
         STORE_TEST(texts_are_checked),
         STORE_TEST(a_deleted_user_takes_links_and_name_along),
         STORE_TEST(the_seed_is_made_once),
+        STORE_TEST(settings_assign_accounts_to_ids_and_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
