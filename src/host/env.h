@@ -35,7 +35,10 @@ struct ast_host {
     /* Whether somebody is attached who could answer a question; NULL: assume so. */
     bool (*has_listener)(void *arg);
     void *has_listener_arg;
+    unsigned recv_max_ms; /* the longest a guest's recv waits, for tests; 0: AST_RECV_MAX_MS */
 };
+
+#define AST_RECV_MAX_MS 60000u /* spec 04 §8.3 */
 
 /* The import table and resource destructors for ast_engine_new(). */
 const struct ast_wasm_host *ast_host_imports(void);
@@ -54,6 +57,18 @@ struct ast_permits;
 AST_MUST_CHECK
 enum ast_rc ast_permits_new(unsigned limit, struct ast_permits **ret, struct ast_err *err);
 void ast_permits_free(struct ast_permits *p);
+
+/* What a run loop leaves to the load that takes its place: the subscriptions it made before it said ready, open
+ * and with all that is queued on them. The next load finds its own by pattern when it subscribes; what it has not
+ * asked for when it says ready is closed. Shared by the two loads. Threads: any. */
+struct ast_handover;
+AST_MUST_CHECK
+enum ast_rc ast_handover_new(struct ast_handover **ret, struct ast_err *err);
+struct ast_handover *ast_handover_ref(struct ast_handover *h);
+void ast_handover_unref(
+    struct ast_handover *h); /* NULL is fine; the last one closes what is left */
+/* Closes what nobody asked for; nothing is taken any more. NULL is fine. */
+void ast_handover_close(struct ast_handover *h);
 
 /* What a capsule may do with identities: each level includes those before it (spec 05 §13.1). */
 enum ast_identity_level {
@@ -97,8 +112,16 @@ struct ast_host_env {
     struct ast_permits *blocking, *io;
     void (*on_ready)(void *arg); /* signal-ready; idempotent; run loops only */
     void *on_ready_arg;
-    atomic_bool unloading;       /* set before waking the capsule's calls: waits end promptly */
-    atomic_bool used_publish_as; /* since load: envelopes may mix principals (spec 04 §8.4) */
+    atomic_bool unloading; /* set before waking the capsule's calls: waits end promptly */
+    /* A run loop that is being replaced: what it was given it finishes; when it asks for more (poll or recv on a
+     * subscription older than its signal-ready) it ends and its messages stay queued. */
+    atomic_bool quiescing;
+    atomic_bool is_ready; /* signal-ready was called */
+    atomic_bool is_over;  /* the run loop's call ended: its handles go with the instance */
+    _Atomic(struct ast_handover *)
+        heir; /* owned reference; where its subscriptions go then; NULL: closed */
+    struct ast_handover *inherits; /* owned reference; set before the loop starts; NULL: nothing */
+    atomic_bool used_publish_as;   /* since load: envelopes may mix principals (spec 04 §8.4) */
     /* blocking host calls entered: run-loop window check (spec 05 §20.3) */
     atomic_uint_least64_t progress;
     void *capsule; /* the capsule room's own object */

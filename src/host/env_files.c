@@ -60,4 +60,6 @@ void ast_host_env_done(struct ast_host_env *env)
     if (f)
         files_free(f);
     host_uplinks_free(atomic_exchange(&env->uplinks, NULL));
+    ast_handover_unref(ast_steal(&env->inherits));
+    ast_handover_unref(atomic_exchange(&env->heir, NULL));
 }

@@ -51,6 +51,12 @@ static inline bool host_is_unloading(const struct ast_host_call *call)
     return atomic_load_explicit(&call->env->unloading, memory_order_acquire);
 }
 
+/* How long a recv may wait that asked for `timeout_ms` (spec 04 §8.3). */
+static inline uint64_t host_recv_wait_ms(const struct ast_host *host, uint64_t timeout_ms)
+{
+    return AST_MIN(timeout_ms, (uint64_t)(host->recv_max_ms ? host->recv_max_ms : AST_RECV_MAX_MS));
+}
+
 static inline void host_progress(struct ast_host_call *call)
 {
     atomic_fetch_add_explicit(&call->env->progress, 1, memory_order_relaxed);
@@ -125,6 +131,20 @@ void host_io_error_drop(void *obj); /* resource destructor */
 
 void host_subscription_drop(void *obj); /* resource destructor */
 
+/* A route and who waits on it; outlives its subscription when a run loop is replaced (handover.c). */
+struct host_queue {
+    struct ast_route *route; /* owned */
+    struct host_wait wait;   /* fired by publishers */
+    struct ast_str pattern;  /* owned */
+    bool is_scoped;          /* the owner's messages only, spec 05 §7.6 */
+};
+void host_queue_close(struct host_queue *q); /* NULL is fine */
+/* Takes the queue when it returns true. */
+bool host_handover_give(struct ast_handover *h, struct host_queue *q);
+/* The queue of such a subscription, owned by the caller; NULL: there is none. */
+struct host_queue *host_handover_take(struct ast_handover *h, struct ast_str pattern,
+                                      bool is_scoped);
+
 /* --- Uplinks (uplink.c) -------------------------------------------------------------------------- */
 
 #define HOST_UPLINKS_MAX     32u  /* per loaded capsule, spec 05 §14 */
@@ -137,6 +157,7 @@ void host_uplinks_free(void *uplinks); /* of an env; NULL is fine */
 /* Owner: whoever owns the instance, and each object in its handle table (the pool may free the state before
  * the handles). One thread at a time, handed over with the instance. */
 struct host_instance {
+    const struct ast_host_env *env; /* outlives every instance */
     unsigned refs;
     unsigned subscriptions; /* live ones */
 };

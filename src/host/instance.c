@@ -8,8 +8,10 @@
 void *ast_host_instance_make(void *env)
 {
     struct host_instance *i = calloc(1, sizeof *i);
-    if (i)
+    if (i) {
+        i->env = env;
         i->refs = 1;
+    }
     return i;
 }
 

@@ -15,19 +15,18 @@
 
 #include "base/banned.h"
 
-#define RECV_MAX_MS 60000u
 #define AUDIT_TOPIC AST_STR("astrid.v1.audit.entry")
 
 static const char subscribe_fn[] = "astrid:ipc/host.subscribe";
 static const char poll_fn[] = "astrid:ipc/host.subscription.poll";
 static const char recv_fn[] = "astrid:ipc/host.subscription.recv";
 
-/* Owner: the instance's fiber; `wait` is fired by publishers. One reference is the handle's, one is held by each
- * readiness pollable. */
+/* Owner: the instance's fiber. One reference is the handle's, one is held by each readiness pollable. */
 struct ast_ipc_subscription {
     unsigned refs;
-    struct ast_route *route; /* owned; NULL once the handle was dropped */
-    struct host_wait wait;
+    struct host_queue *queue; /* owned; NULL once the handle was dropped */
+    struct host_wait none;    /* what a pollable of a dropped handle arms */
+    bool is_early; /* made before signal-ready: what the loop serves, not a reply it awaits */
     struct host_instance *instance;      /* reference */
     AST_VEC(struct ast_msg *) delivered; /* references, kept until the next envelope */
 };
@@ -43,17 +42,29 @@ static void sub_unref(struct ast_ipc_subscription *s)
 {
     if (--s->refs)
         return;
-    AST_ASSERT(!s->route);
-    host_wait_disarm(&s->wait);
+    AST_ASSERT(!s->queue);
+    host_wait_disarm(&s->none);
     ast_vec_done(&s->delivered);
     host_instance_unref(s->instance);
     free(s);
 }
 
+/* True: the load that takes over has it now. A handle the guest itself drops is closed. */
+static bool hand_over(const struct ast_ipc_subscription *s, struct host_queue *q)
+{
+    const struct ast_host_env *env = s->instance->env;
+    struct ast_handover *heir =
+        s->is_early && atomic_load(&env->is_over) ? atomic_load(&env->heir) : NULL;
+    return heir && host_handover_give(heir, q);
+}
+
 void host_subscription_drop(void *obj)
 {
     struct ast_ipc_subscription *s = obj;
-    ast_route_close(ast_steal(&s->route)); /* after it no publisher touches `wait` */
+    struct host_queue *q = ast_steal(&s->queue);
+    host_wait_disarm(&q->wait);
+    if (!hand_over(s, q))
+        host_queue_close(q);
     release_delivered(s);
     s->instance->subscriptions--;
     sub_unref(s);
@@ -61,8 +72,8 @@ void host_subscription_drop(void *obj)
 
 static void on_message(void *arg)
 {
-    struct ast_ipc_subscription *s = arg;
-    host_wait_fire(&s->wait);
+    struct host_queue *q = arg;
+    host_wait_fire(&q->wait);
 }
 
 /* --- subscribe ----------------------------------------------------------------------------------- */
@@ -109,6 +120,36 @@ static bool covers_secrets(struct ast_str pattern)
            ast_topic_match_subtree(pattern, AST_STR("astrid.v1.elicit.response.x"));
 }
 
+static enum ast_rc queue_open(const struct ast_host_env *env, struct ast_str pattern, bool scoped,
+                              struct host_queue **ret, struct ast_err *err)
+{
+    struct host_queue *q = calloc(1, sizeof *q);
+    char *copy = ast_str_dup(pattern);
+    if (!q || !copy) {
+        free(q);
+        free(copy);
+        return ast_fail(err, AST_E_NO_MEMORY, "subscription");
+    }
+    q->pattern = ast_str_n(copy, pattern.n);
+    q->is_scoped = scoped;
+    const struct ast_route_config cfg = {
+        .patterns = &pattern,
+        .pattern_count = 1,
+        .label = env->capsule_id,
+        .scope = scoped ? ast_principal_str(&env->owner) : AST_STR_NONE,
+        .filter = covers_secrets(pattern) ? is_for_guests : NULL,
+        .notify = on_message,
+        .arg = q,
+    };
+    enum ast_rc rc = ast_route_open(env->host->bus, &cfg, &q->route, err);
+    if (rc) {
+        host_queue_close(q);
+        return rc;
+    }
+    *ret = q;
+    return AST_OK;
+}
+
 static enum ast_rc sub_open(const struct ast_host_env *env, struct host_instance *instance,
                             struct ast_str pattern, struct ast_ipc_subscription **ret,
                             struct ast_err *err)
@@ -117,20 +158,14 @@ static enum ast_rc sub_open(const struct ast_host_env *env, struct host_instance
     if (!s)
         return ast_fail(err, AST_E_NO_MEMORY, "subscription");
     s->refs = 1;
-    const struct ast_route_config cfg = {
-        .patterns = &pattern,
-        .pattern_count = 1,
-        .label = env->capsule_id,
-        .scope = is_scoped(env, pattern) ? ast_principal_str(&env->owner) : AST_STR_NONE,
-        .filter = covers_secrets(pattern) ? is_for_guests : NULL,
-        .notify = on_message,
-        .arg = s,
-    };
-    enum ast_rc rc = ast_route_open(env->host->bus, &cfg, &s->route, err);
+    bool scoped = is_scoped(env, pattern);
+    s->queue = env->inherits ? host_handover_take(env->inherits, pattern, scoped) : NULL;
+    enum ast_rc rc = s->queue ? AST_OK : queue_open(env, pattern, scoped, &s->queue, err);
     if (rc) {
         free(s);
         return rc;
     }
+    s->is_early = !atomic_load(&env->is_ready);
     s->instance = instance;
     instance->refs++;
     instance->subscriptions++;
@@ -201,16 +236,17 @@ static bool take(struct ast_host_call *call, struct ast_ipc_subscription *s)
 {
     const struct ast_host_env *env = call->env;
     release_delivered(s);
-    while (!ast_route_empty(s->route)) {
+    while (!ast_route_empty(s->queue->route)) {
         /* Room first: what is taken must be delivered. */
         if (!reserve(s, HOST_ENVELOPE_MAX))
             return false;
         struct ast_msg *batch[HOST_ENVELOPE_MAX];
         bool mixed =
             env->uplink && atomic_load_explicit(&env->used_publish_as, memory_order_relaxed);
-        size_t n = mixed ? ast_route_drain(s->route, AST_ROUTE_BUDGET, batch, AST_ARRAY_LEN(batch))
-                         : ast_route_take_envelope(s->route, AST_ROUTE_BUDGET, batch,
-                                                   AST_ARRAY_LEN(batch));
+        size_t n =
+            mixed ? ast_route_drain(s->queue->route, AST_ROUTE_BUDGET, batch, AST_ARRAY_LEN(batch))
+                  : ast_route_take_envelope(s->queue->route, AST_ROUTE_BUDGET, batch,
+                                            AST_ARRAY_LEN(batch));
         if (n == 0)
             return false;
         if (keep_admitted(call, s, batch, n))
@@ -239,7 +275,7 @@ static int envelope(struct ast_abi *a, const char *fn, struct ast_ipc_subscripti
 {
     struct ast_host_call *call = host_call(a);
     struct ast_route_stats stats;
-    ast_route_stats(s->route, &stats);
+    ast_route_stats(s->queue->route, &stats);
     ret->dropped = stats.dropped_recent;
     ret->lagged = stats.dropped_total;
 
@@ -262,10 +298,27 @@ static int envelope(struct ast_abi *a, const char *fn, struct ast_ipc_subscripti
     return AST_ABI_OK;
 }
 
+static bool is_last_call(const struct ast_host_call *call, const struct ast_ipc_subscription *s)
+{
+    return s->is_early && atomic_load(&call->env->quiescing);
+}
+
+/* The loop asks for more although another one takes over: it has finished what it was given, so this is where it
+ * ends. Nothing is taken out of the queue; the guest sees an empty envelope until its next tick. */
+static bool end_here(struct ast_abi *a, struct ast_ipc_subscription *s)
+{
+    if (!is_last_call(host_call(a), s))
+        return false;
+    release_delivered(s);
+    ast_call_cancel(ast_abi_call(a));
+    return true;
+}
+
 int ast_ipc_subscription_poll(struct ast_abi *a, struct ast_ipc_subscription *self,
                               struct ast_ipc_ipc_envelope *ret, struct ast_ipc_error *reterr)
 {
-    (void)take(host_call(a), self);
+    if (!end_here(a, self))
+        (void)take(host_call(a), self);
     return envelope(a, poll_fn, self, ret, reterr);
 }
 
@@ -279,14 +332,14 @@ static void wait_message(struct ast_abi *a, struct ast_ipc_subscription *s, uint
         return;
     int64_t deadline = ast_mono_ns() + (int64_t)timeout_ms * AST_NS_PER_MS;
     enum ast_rc rc = AST_OK;
-    while (rc == AST_OK && !host_is_unloading(call)) {
-        host_wait_arm(&s->wait, ast_abi_call(a));
+    while (rc == AST_OK && !host_is_unloading(call) && !end_here(a, s)) {
+        host_wait_arm(&s->queue->wait, ast_abi_call(a));
         if (take(call, s))
             break;
         rc = ast_call_park(a, deadline);
     }
-    host_wait_disarm(&s->wait);
-    if (rc == AST_E_TIMEOUT)
+    host_wait_disarm(&s->queue->wait);
+    if (rc == AST_E_TIMEOUT && !end_here(a, s))
         (void)take(call, s); /* what came at the last moment */
     host_permit_give(io);
 }
@@ -297,8 +350,8 @@ int ast_ipc_subscription_recv(struct ast_abi *a, struct ast_ipc_subscription *se
 {
     struct ast_host_call *call = host_call(a);
     host_progress(call);
-    if (!take(call, self) && timeout_ms && !host_is_unloading(call))
-        wait_message(a, self, AST_MIN(timeout_ms, (uint64_t)RECV_MAX_MS));
+    if (!end_here(a, self) && !take(call, self) && timeout_ms && !host_is_unloading(call))
+        wait_message(a, self, host_recv_wait_ms(call->env->host, timeout_ms));
     return envelope(a, recv_fn, self, ret, reterr);
 }
 
@@ -307,19 +360,19 @@ int ast_ipc_subscription_recv(struct ast_abi *a, struct ast_ipc_subscription *se
 static bool sub_is_ready(void *obj)
 {
     struct ast_ipc_subscription *s = obj;
-    return !s->route || !ast_route_empty(s->route);
+    return !s->queue || !ast_route_empty(s->queue->route);
 }
 
 static bool sub_is_closed(void *obj)
 {
     const struct ast_ipc_subscription *s = obj;
-    return !s->route;
+    return !s->queue;
 }
 
 static struct host_wait *sub_wait(void *obj)
 {
     struct ast_ipc_subscription *s = obj;
-    return &s->wait;
+    return s->queue ? &s->queue->wait : &s->none;
 }
 
 static void sub_source_drop(void *obj)

@@ -159,8 +159,12 @@ void ast_sys_log(struct ast_abi *a, enum ast_sys_log_level level, struct ast_str
 
 void ast_sys_signal_ready(struct ast_abi *a)
 {
-    const struct ast_host_env *env = host_call(a)->env;
-    if (env->is_run_loop && env->on_ready)
+    struct ast_host_env *env = host_call(a)->env;
+    if (!env->is_run_loop)
+        return;
+    atomic_store(&env->is_ready, true);
+    ast_handover_close(env->inherits);
+    if (env->on_ready)
         env->on_ready(env->on_ready_arg);
 }
 
