@@ -68,6 +68,11 @@ static void log_refused(struct capsule_dispatch *d, struct capsule_seat *seat,
             AST_F_U64("not_logged", held));
 }
 
+static void note_lost(struct capsule_dispatch *d)
+{
+    lag_publish(d->owner->host->bus, lag_add(&d->lag, ast_mono_ns()));
+}
+
 static bool put(struct capsule_dispatch *d, struct ast_str principal,
                 const struct mailbox_item *item, enum mailbox_put_kind kind)
 {
@@ -86,6 +91,7 @@ static bool put(struct capsule_dispatch *d, struct ast_str principal,
     if (result == MAILBOX_QUEUED)
         return true;
     log_refused(d, seat, principal, item->msg, result);
+    note_lost(d);
     return false;
 }
 
@@ -114,6 +120,7 @@ static void start_chain(struct capsule_dispatch *d, struct ast_str principal, st
     struct chain *c = malloc(sizeof *c + matches->n * sizeof c->steps[0]);
     if (!c) {
         log_refused(d, matches->v[0]->seat, principal, msg, MAILBOX_NO_MEMORY);
+        note_lost(d);
         return;
     }
     *c = (struct chain){
@@ -160,9 +167,11 @@ static void on_event(void *arg, struct ast_msg *msg)
     if (matches.n)
         set = capsule_handlers_ref(d->index);
     pthread_rwlock_unlock(&d->swap);
-    if (matches.lost)
+    if (matches.lost) {
         ast_log_fields(AST_LOG_ERROR, DISPATCH_TARGET, "Out of memory, event misses handlers",
                        AST_F_STR("topic", msg->topic), AST_F_U64("handlers", matches.lost));
+        note_lost(d);
+    }
     if (matches.n) {
         struct ast_str principal = key_of(d, msg);
         if (matches.v[0]->priority != matches.v[matches.n - 1]->priority)

@@ -6,6 +6,7 @@
 
 #include "bus/bus.h"
 #include "capsule/handlers_priv.h"
+#include "capsule/lag_priv.h"
 #include "capsule/mailbox_priv.h"
 #include "capsule/seat_priv.h"
 
@@ -23,6 +24,7 @@ struct capsule_dispatch {
     struct capsule_handlers *index AST_GUARDED_BY(swap); /* owned reference; NULL: no handlers */
     struct ast_tap *tap;
     struct log_gate invalid_gate; /* invalid principals */
+    struct lag lag;
     atomic_bool closing;
 };
 

@@ -156,6 +156,7 @@ static bool fill(struct capsule_handlers *h, const struct capsule_handler_spec *
             .seat = specs[i].seat,
             .topic = ast_arena_dup(&h->arena, specs[i].topic),
             .action = ast_arena_dup(&h->arena, specs[i].action),
+            .load = specs[i].load,
             .priority = specs[i].priority,
             .duration = ast_metric_cell(AST_METRIC_INVOCATION_DURATION, labels, 2),
         };

@@ -17,6 +17,7 @@ struct capsule_handler {
     struct capsule_handlers *set; /* lives in it */
     struct capsule_seat *seat;
     struct ast_str topic, action; /* owned by the set, like the handler */
+    uint64_t load;                /* serial of the load whose manifest it comes from */
     uint32_t priority;
     uint32_t rank; /* place in (priority, capsule id, topic) order over the whole set */
     struct ast_metric_cell *duration;
@@ -25,6 +26,7 @@ struct capsule_handler {
 struct capsule_handler_spec {
     struct capsule_seat *seat;
     struct ast_str topic, action; /* borrowed during the call */
+    uint64_t load;
     uint32_t priority;
 };
 

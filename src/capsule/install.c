@@ -262,6 +262,13 @@ static enum ast_rc swap(struct install *in, struct ast_err *err)
     return rc;
 }
 
+/* A load reads meta.json, so the staged folder needs it. Before the hook, whose effects nobody takes back. */
+static enum ast_rc try_load(struct install *in, struct ast_err *err)
+{
+    enum ast_rc rc = ast_meta_save(in->staging, &in->meta, err);
+    return rc ? rc : in->opt->try_load(in->opt->try_load_arg, in->staging, err);
+}
+
 static enum ast_rc run_hook(struct install *in, struct ast_err *err)
 {
     struct ast_component scan;
@@ -460,9 +467,11 @@ static enum ast_rc install_dir(struct install *in, struct ast_str source_text,
         rc = compare_others(in, &r, err);
     if (!rc && (rc = capsule_tree_copy(in->source, in->staging, err)))
         ast_wrap(err, rc, "failed to copy capsule source to target");
+    if (!rc && in->opt->try_load)
+        rc = try_load(in, err);
     if (!rc)
         rc = run_hook(in, err);
-    if (!rc)
+    if (!rc) /* after the hook: what is committed is ours, whatever it did to the folder */
         rc = ast_meta_save(in->staging, &in->meta, err);
     if (!rc)
         rc = fill_result(in, &r, err);

@@ -23,6 +23,9 @@ struct ast_install_options {
                             const char *target_dir, bool upgrade, struct ast_str previous_version,
                             struct ast_err *err);
     void *run_hook_arg;
+    /* Whether the staged capsule would load; an error leaves the previous install in place. NULL: not asked. */
+    enum ast_rc (*try_load)(void *arg, const char *staged_dir, struct ast_err *err);
+    void *try_load_arg;
     /* Progress for people: one short line at a time; NULL: none. */
     void (*progress)(void *arg, const char *line);
     void *progress_arg;

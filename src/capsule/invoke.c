@@ -9,6 +9,7 @@
 
 #include "base/log.h"
 #include "base/time.h"
+#include "bus/topic.h"
 #include "capsule/registry_priv.h"
 
 #include "base/banned.h"
@@ -197,6 +198,30 @@ static int64_t deadline_of(const struct capsule *c, const struct ast_quotas *quo
     return now_ns + (int64_t)AST_MIN(quotas->max_timeout_secs, UINT64_C(86400)) * AST_NS_PER_SEC;
 }
 
+/* An item that was queued for an older load goes to the handler that the serving one has for it: under the same
+ * pattern, else under one that matches. False: it has none any more. */
+static bool find_action(struct mailbox *m)
+{
+    const struct capsule_handler *h = m->current.handler;
+    const struct ast_host_env *env = &m->call.capsule->env;
+    const struct ast_host_binding *fit = NULL;
+
+    m->call.action = h->action;
+    if (h->load == m->call.capsule->serial)
+        return true;
+    for (size_t i = 0; i < env->binding_count; i++) {
+        const struct ast_host_binding *b = &env->bindings[i];
+        bool same = ast_str_eq(b->topic, h->topic);
+        if (same || (!fit && ast_topic_match_strict(b->topic, m->current.msg->topic)))
+            fit = b;
+        if (same)
+            break;
+    }
+    if (fit)
+        m->call.action = fit->action;
+    return fit != NULL;
+}
+
 /* The load behind m->call is on its way out: look again who serves. */
 static void again(struct mailbox *m)
 {
@@ -221,7 +246,7 @@ static void start(struct mailbox *m)
     const struct ast_call_config config = {
         .instance = call->instance,
         .entry = AST_CALL_HOOK,
-        .action = m->current.handler->action,
+        .action = call->action,
         .payload = dispatch_payload(m),
         .fuel = CAPSULE_FUEL_PER_CALL,
         .deadline_ns = deadline_of(c, &call->profile->quotas, call->leased_ns),
@@ -330,6 +355,11 @@ void dispatch_invoke(struct mailbox *m)
         call->capsule = atomic_load(&dispatch_of(m)->closing) ? NULL : seat_current(m->seat);
         if (!call->capsule || !call->capsule->pool || call->capsule->env.is_run_loop)
             break;
+        if (!find_action(m)) {
+            seat_dropped(m->seat, SEAT_DROP_UNSUPPORTED);
+            give_up(m, failed(m, AST_STR("the version that serves now handles no such topic")));
+            return;
+        }
         call->waiter = (struct ast_pool_waiter){ .granted = on_granted };
         struct ast_str principal = ast_principal_str(&call->invoking);
         enum ast_rc rc =

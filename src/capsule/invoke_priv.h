@@ -16,6 +16,7 @@ struct capsule_ticket {
 struct invocation {
     struct ast_host_call host;     /* ast_abi_user() of the call */
     struct capsule *capsule;       /* owned reference; the load this call runs on */
+    struct ast_str action;         /* what that load calls the handler; borrowed from it */
     struct ast_instance *instance; /* leased */
     struct ast_pool_waiter waiter;
     struct ast_profile *profile; /* owned until the context is installed */

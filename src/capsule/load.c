@@ -3,6 +3,7 @@
  * The loader thread is the only one that changes seats. What others see changes at three points: the
  * UUID table, the seat's current capsule and the handler index, in this order when a capsule comes.
  */
+#include <limits.h>
 #include <stdlib.h>
 
 #include "base/fs.h"
@@ -43,6 +44,7 @@ static enum ast_rc index_rebuild(struct ast_capsules *r, struct ast_err *err)
                                           .seat = c->seat,
                                           .topic = c->env.bindings[k].topic,
                                           .action = c->env.bindings[k].action,
+                                          .load = c->serial,
                                           .priority = c->env.bindings[k].priority,
                                       });
     }
@@ -128,8 +130,37 @@ static void stop(struct capsule *c)
                        AST_F_STR("capsule", c->seat->id));
 }
 
-/* Lets `c` serve in place of what sat there. A loop cannot run twice, so the old one ends first;
- * pooled calls of the old load end by themselves while waiting events already go to the new one. */
+/* A loop cannot run twice, so the old one ends first. It finishes the messages it was given; what is
+ * queued on its subscriptions waits for `next`, which asks for the same ones. */
+static void end_loop(struct capsule *old, struct capsule *next)
+{
+    struct ast_handover *heir = NULL;
+    struct ast_err err = AST_ERR_INIT;
+
+    if (capsule_loop_is_dead(old))
+        return;
+    if (!next->env.is_run_loop)
+        ast_log_fields(
+            AST_LOG_WARN, CAPSULE_TARGET,
+            "the new version has no run loop: messages queued for the old one are dropped",
+            AST_F_STR("capsule", old->seat->id));
+    else if (ast_handover_new(&heir, &err))
+        ast_log_warn(CAPSULE_TARGET,
+                     "messages queued for the run loop of '" AST_STR_FMT "' are dropped: %s",
+                     AST_STR_ARG(old->seat->id), err.msg);
+    if (heir) {
+        next->env.inherits = heir;
+        capsule_quiesce(old, heir);
+        if (!capsule_wait_quiet(old, ast_mono_ns() + REGISTRY_STOP_NS))
+            ast_log_fields(AST_LOG_WARN, CAPSULE_TARGET,
+                           "run loop does not come to an end, cancelling what it does now",
+                           AST_F_STR("capsule", old->seat->id));
+    }
+    stop(old);
+}
+
+/* Lets `c` serve in place of what sat there. Pooled calls of the old load end by themselves while
+ * waiting events already go to the new one. */
 static enum ast_rc take_seat(struct ast_capsules *r, struct capsule_seat *seat, struct capsule *c,
                              struct ast_err *err)
 {
@@ -138,18 +169,12 @@ static enum ast_rc take_seat(struct ast_capsules *r, struct capsule_seat *seat, 
 
     registry_uuid_add(r, c);
     if (old && old->env.is_run_loop)
-        stop(old);
+        end_loop(old, c);
     if (c->env.is_run_loop)
         rc = capsule_loop_start(c, err);
-    if (rc) {
-        registry_uuid_remove(r, c);
-        if (old && old->env.is_run_loop)
-            registry_uuid_remove(r, old); /* it was stopped for nothing */
-        return rc;
-    }
+    if (rc)
+        return rc; /* a loop that was stopped for it comes back with the next pass */
     capsule_unref(seat_replace(seat, capsule_ref(c)));
-    if (old)
-        registry_uuid_remove(r, old);
     if (old && !old->env.is_run_loop)
         capsule_retire(old);
     rc = index_rebuild(r, err);
@@ -166,11 +191,13 @@ static void note_failure(struct ast_capsules *r, struct capsule_seat *seat, stru
     struct capsule *old = seat_current(seat);
     bool serving = old && !old->failed && !capsule_loop_is_dead(old);
 
-    if (!serving)
+    if (!serving && shown)
         capsule_unref(seat_replace(seat, shown));
     else
         capsule_unref(shown);
     capsule_unref(old);
+    free(seat->failure);
+    seat->failure = ast_str_dup(ast_str_c(why)); /* NULL, out of memory: the log has it */
     ast_log_fields(AST_LOG_ERROR, CAPSULE_TARGET,
                    serving ? "Failed to load capsule, keeping the one that runs"
                            : "Failed to load capsule",
@@ -197,6 +224,7 @@ enum ast_rc registry_seat_load(struct ast_capsules *r, struct capsule_seat *seat
     if (!rc)
         rc = take_seat(r, seat, c, err);
     if (!rc) {
+        free(ast_steal(&seat->failure));
         ast_log_fields(AST_LOG_INFO, CAPSULE_TARGET, "Capsule loaded",
                        AST_F_STR("capsule", seat->id), AST_F_BOOL("run_loop", c->env.is_run_loop));
         registry_event(r, AST_EVENT_capsule_loaded, seat->id, "capsule_name", seat->id);
@@ -293,16 +321,22 @@ static void load_group(struct ast_capsules *r, struct ast_discovery *found, bool
     ast_vec_done(&loaded);
 }
 
+/* Nothing is there, and no installer is between its two renames (spec 07 §9). */
+static bool is_removed(const char *dir)
+{
+    AST_AUTO(ast_cfree) char *manifest = ast_fs_join(dir, "Capsule.toml");
+    AST_AUTO(ast_buf_done) struct ast_buf backup = AST_BUF_INIT(PATH_MAX + 8);
+
+    ast_buf_addf(&backup, "%s.bak", dir);
+    return manifest && !backup.fail && !ast_fs_exists(manifest) && !ast_fs_exists(backup.p);
+}
+
 /* Capsules whose directory was removed do not outlive a pass. */
 static void unload_removed(struct ast_capsules *r)
 {
-    for (size_t i = 0; i < r->seats.n; i++) {
-        AST_AUTO(ast_cfree)
-        char *manifest =
-            r->seats.v[i]->dir ? ast_fs_join(r->seats.v[i]->dir, "Capsule.toml") : NULL;
-        if (manifest && !ast_fs_exists(manifest))
+    for (size_t i = 0; i < r->seats.n; i++)
+        if (r->seats.v[i]->dir && is_removed(r->seats.v[i]->dir))
             registry_seat_unload(r, r->seats.v[i]);
-    }
 }
 
 enum ast_rc ast_capsules_load_all(struct ast_capsules *r, struct ast_err *err)
@@ -332,6 +366,100 @@ enum ast_rc ast_capsules_load(struct ast_capsules *r, const char *dir, struct as
     if (c)
         registry_wait_ready(r, &c, 1);
     return rc;
+}
+
+const char *ast_capsules_failure(struct ast_capsules *r, struct ast_str id)
+{
+    const struct capsule_seat *seat = registry_seat_find(r, id);
+    return seat ? seat->failure : NULL;
+}
+
+enum ast_rc ast_capsules_try_install(void *capsules, const char *dir, struct ast_err *err)
+{
+    struct ast_capsules *r = capsules;
+    struct ast_manifest *manifest = NULL;
+    struct capsule_seat *seat = NULL;
+    struct capsule *c = NULL;
+
+    enum ast_rc rc = ast_manifest_load(dir, &manifest, err);
+    if (!rc &&
+        (rc = seat_new(manifest->name, &seat, err))) /* of its own: nothing serves from here */
+        ast_manifest_free(manifest);
+    if (!rc)
+        rc = capsule_try(r, seat, dir, manifest, &c, err);
+    if (!rc)
+        rc = check_roles(r, c, err);
+    capsule_unref(c);
+    seat_free(seat);
+    return rc ? ast_wrap(err, rc, "Unsupported entry point") : AST_OK;
+}
+
+/* The seat that is loaded from that directory; NULL: none. */
+static struct capsule_seat *seat_of_dir(struct ast_capsules *r, const char *dir)
+{
+    for (size_t i = 0; i < r->seats.n; i++) /* the loader's own table */
+        if (r->seats.v[i]->dir && strcmp(r->seats.v[i]->dir, dir) == 0)
+            return r->seats.v[i];
+    return NULL;
+}
+
+static bool sits(struct capsule_seat *seat)
+{
+    AST_AUTO(capsule_unref) struct capsule *c = seat ? seat_current(seat) : NULL;
+    return c != NULL;
+}
+
+/* Takes the manifest. */
+static enum ast_capsules_notice follow(struct ast_capsules *r, const char *dir,
+                                       struct ast_manifest *manifest)
+{
+    AST_AUTO(capsule_unref) struct capsule *c = NULL;
+    struct ast_err err = AST_ERR_INIT;
+
+    if (load_one(r, dir, manifest, &c, &err))
+        return AST_CAPSULES_FAILED; /* logged where it happened */
+    if (!c)
+        return AST_CAPSULES_SAME;
+    registry_wait_ready(r, &c, 1);
+    return AST_CAPSULES_CHANGED;
+}
+
+enum ast_capsules_notice ast_capsules_notice(struct ast_capsules *r, const char *dir, bool is_last)
+{
+    AST_AUTO(ast_manifest_free) struct ast_manifest *manifest = NULL;
+    struct capsule_seat *seat = seat_of_dir(r, dir);
+    enum ast_capsules_notice notice;
+    struct ast_err err = AST_ERR_INIT;
+
+    if (is_removed(dir)) {
+        if (!sits(seat))
+            return AST_CAPSULES_SAME;
+        registry_seat_unload(r, seat);
+        registry_publish_loaded(r);
+        return AST_CAPSULES_CHANGED;
+    }
+    if (ast_manifest_load(dir, &manifest, &err)) {
+        if (!is_last)
+            return AST_CAPSULES_UNSETTLED;
+        if (seat)
+            note_failure(r, seat, NULL, err.msg);
+        else
+            ast_log_warn(CAPSULE_TARGET, "ignoring what lies in %s: %s", dir, err.msg);
+        return AST_CAPSULES_FAILED;
+    }
+    struct capsule_seat *named = registry_seat_find(r, manifest->name);
+    if (named && named != seat && sits(named)) /* the other directory goes first */
+        return AST_CAPSULES_SAME;
+    if (named && !needs_load(r, named, dir))
+        return AST_CAPSULES_SAME;
+    if (!is_last && !capsule_is_settled(r, dir, manifest))
+        return AST_CAPSULES_UNSETTLED;
+    if (seat && seat != named && sits(seat)) /* the directory holds another capsule now */
+        registry_seat_unload(r, seat);
+    notice = follow(r, dir, ast_steal(&manifest));
+    if (notice == AST_CAPSULES_CHANGED)
+        registry_publish_loaded(r);
+    return notice;
 }
 
 enum ast_rc ast_capsules_unload(struct ast_capsules *r, struct ast_str id, struct ast_err *err)

@@ -255,6 +255,7 @@ void ast_capsules_trim(struct ast_capsules *r, int64_t now_ns)
         if (capsule_is_pooled(c))
             ast_pool_trim(c->pool, now_ns);
     }
+    lag_publish(r->host->bus, lag_due(&r->dispatch.lag, now_ns));
 }
 
 /* --- Life ------------------------------------------------------------------------------------- */

@@ -45,6 +45,24 @@ enum ast_rc ast_capsules_load_all(struct ast_capsules *r, struct ast_err *err);
 /* One capsule directory (tests, health restarts). */
 AST_MUST_CHECK
 enum ast_rc ast_capsules_load(struct ast_capsules *r, const char *dir, struct ast_err *err);
+/* Why the capsule's last load failed; NULL: it did not, or there is no such capsule. Loader thread;
+ * borrowed until the next load. */
+const char *ast_capsules_failure(struct ast_capsules *r, struct ast_str id);
+
+enum ast_capsules_notice {
+    AST_CAPSULES_SAME,      /* nothing a load would read has changed, or no capsule is there */
+    AST_CAPSULES_UNSETTLED, /* meta.json does not name the component (yet), or the manifest is broken */
+    AST_CAPSULES_CHANGED, /* loaded, replaced or unloaded; capsules_loaded was published */
+    AST_CAPSULES_FAILED,  /* the new version does not load; the log says why, the old one serves */
+};
+/* Files below that capsule directory have changed: makes the registry follow, once they fit together.
+ * With `is_last` it does not wait for that: a load is tried and says in the log what is wrong. A
+ * directory of a capsule that is loaded from elsewhere counts as SAME. Blocks; loader thread. */
+enum ast_capsules_notice ast_capsules_notice(struct ast_capsules *r, const char *dir, bool is_last);
+
+/* Whether what is staged in `dir` would come to serve: fits ast_install_options.try_load with the
+ * registry as its arg. No guest code runs. Blocks; loader thread. */
+enum ast_rc ast_capsules_try_install(void *capsules, const char *dir, struct ast_err *err);
 AST_MUST_CHECK
 enum ast_rc ast_capsules_unload(struct ast_capsules *r, struct ast_str id, struct ast_err *err);
 
@@ -59,7 +77,7 @@ void ast_capsules_drain(struct ast_capsules *r, unsigned wait_ms);
 /* The health probe of spec 04 §15.2; the kernel calls it every 10 s on the loader thread.
  * `now_ns` drives back-off. */
 void ast_capsules_probe(struct ast_capsules *r, int64_t now_ns);
-/* Trims idle instances and idle ledgers; about every 10 s, any thread. */
+/* Trims idle instances and idle ledgers, tells of events that were lost since the last notice; about every 10 s, any thread. */
 void ast_capsules_trim(struct ast_capsules *r, int64_t now_ns);
 
 struct ast_capsule_row {

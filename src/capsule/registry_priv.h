@@ -23,7 +23,8 @@ struct ast_capsules {
     struct ast_uuid session;
     bool allow_duplicate_roles;
     unsigned pool_max, blocking_max, io_max;
-    struct ast_principal owner; /* whom capsules are loaded for */
+    struct ast_principal owner;  /* whom capsules are loaded for */
+    atomic_uint_least64_t loads; /* serials given out */
     struct capsule_ledger *ledger;
     struct capsule_dispatch dispatch;
 

@@ -53,7 +53,7 @@ static void on_done(void *user, const struct ast_call_result *res)
     AST_AUTO(capsule_unref) struct capsule *c = capsule_of(user); /* the loop's reference */
     struct ast_str owner = ast_principal_str(&c->env.owner);
     const struct capsule_reservation none = { 0 };
-    bool asked = atomic_load(&c->env.unloading);
+    bool asked = atomic_load(&c->env.unloading) || atomic_load(&c->env.quiescing);
 
     if (res->rc && !asked)
         ast_log_fields(AST_LOG_ERROR, CAPSULE_TARGET, "WASM background loop failed",
@@ -70,6 +70,8 @@ static void on_done(void *user, const struct ast_call_result *res)
     if (res->memory_grew)
         capsule_ledger_grew(c->owner->ledger, owner, res->memory_bytes);
     ast_host_call_end(&c->loop.host);
+    atomic_store(&c->env.is_over, true); /* its subscriptions go to the heir, if there is one */
+    ast_handover_close(c->env.inherits);
     ast_pool_return(c->pool, c->loop.instance, /* clean= */ false);
     atomic_store(&c->loop.ended, true);
     registry_signal(c->owner, c, CAPSULE_CRASHED);

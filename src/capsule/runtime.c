@@ -26,6 +26,7 @@ static void capsule_free(struct capsule *c)
 {
     struct ast_capsules *owner = c->owner;
     AST_ASSERT(c->active_count == 0);
+    registry_uuid_remove(owner, c); /* calls of a replaced load were answered until now */
     ast_pool_free(c->pool);
     ast_module_unref(c->module);
     ast_host_env_done(&c->env);
@@ -115,6 +116,27 @@ void capsule_retire(struct capsule *c)
         ast_pool_close(c->pool);
 }
 
+static void each_call(struct capsule *c, void (*fn)(struct ast_call *call))
+{
+    for (uint32_t i = 0; i < c->active_cap; i++) {
+        ast_lock(&c->lock);
+        struct ast_call *call = c->active[i].call ? ast_call_ref(c->active[i].call) : NULL;
+        ast_unlock(&c->lock);
+        if (!call)
+            continue;
+        fn(call);
+        ast_call_unref(call);
+    }
+}
+
+void capsule_quiesce(struct capsule *c, struct ast_handover *heir)
+{
+    AST_ASSERT(!atomic_load(&c->env.heir)); /* a load is replaced once */
+    atomic_store(&c->env.heir, ast_handover_ref(heir));
+    atomic_store(&c->env.quiescing, true); /* before the wake-ups: waits must see it */
+    each_call(c, ast_call_wake);
+}
+
 void capsule_stop(struct capsule *c)
 {
     ast_lock(&c->lock);
@@ -122,15 +144,7 @@ void capsule_stop(struct capsule *c)
     ast_unlock(&c->lock);
     atomic_store(&c->env.unloading, true); /* before the wake-ups: waits must see it */
     capsule_retire(c);
-    for (uint32_t i = 0; i < c->active_cap; i++) {
-        ast_lock(&c->lock);
-        struct ast_call *call = c->active[i].call ? ast_call_ref(c->active[i].call) : NULL;
-        ast_unlock(&c->lock);
-        if (!call)
-            continue;
-        ast_call_cancel(call);
-        ast_call_unref(call);
-    }
+    each_call(c, ast_call_cancel);
 }
 
 bool capsule_wait_quiet(struct capsule *c, int64_t deadline_ns)
@@ -189,15 +203,16 @@ static struct ast_json_doc *recorded(const char *dir)
     return doc;
 }
 
-static enum ast_rc read_verified(struct capsule *c, const char *dir, struct ast_buf *wasm,
+static enum ast_rc read_verified(const struct ast_home *home, const char *dir,
+                                 const struct ast_manifest *manifest, struct ast_buf *wasm,
                                  struct ast_err *err)
 {
-    const struct ast_manifest_component *part = &c->manifest->components[0];
+    const struct ast_manifest_component *part = &manifest->components[0];
     AST_AUTO(ast_json_free) struct ast_json_doc *meta = recorded(dir);
     struct ast_str hash =
         ast_json_str_or(meta ? ast_json_root(meta) : NULL, AST_STR("wasm_hash"), AST_STR_NONE);
 
-    AST_AUTO(ast_cfree) char *path = binary_path(c->env.host->home, dir, part->file, hash);
+    AST_AUTO(ast_cfree) char *path = binary_path(home, dir, part->file, hash);
     if (!path)
         return ast_fail(err, AST_E_NO_MEMORY, "component path");
     enum ast_rc rc = ast_fs_read(path, AST_COMPONENT_MAX_BYTES, wasm, err);
@@ -209,7 +224,7 @@ static enum ast_rc read_verified(struct capsule *c, const char *dir, struct ast_
             "WASM capsule '" AST_STR_FMT
             "' has no BLAKE3 hash in meta.json. Capsules must be installed via "
             "`astrid capsule install` which records the hash. Refusing to load unverified binary.",
-            AST_STR_ARG(c->manifest->name));
+            AST_STR_ARG(manifest->name));
     rc = check_hash(hash, ast_buf_view(wasm), err);
     /* differs: the manifest's own hash counts too (spec 05 §2.2) */
     if (!rc && part->hash.n)
@@ -322,6 +337,7 @@ struct capsule *capsule_new(struct ast_capsules *owner, struct capsule_seat *sea
     atomic_init(&c->refs, 1);
     c->owner = owner;
     c->seat = seat;
+    c->serial = atomic_fetch_add(&owner->loads, 1) + 1;
     c->manifest = manifest;
     c->memory = (struct ast_arena)AST_ARENA_INIT(ENV_MAX_BYTES);
     c->env.host = owner->host;
@@ -389,14 +405,14 @@ enum ast_rc capsule_pool_make(struct capsule *c, bool single, struct ast_err *er
     return ast_pool_new(c->module, &config, &c->pool, err);
 }
 
-static enum ast_rc load_code(struct capsule *c, const char *dir, struct ast_err *err)
+static enum ast_rc load_code(struct capsule *c, const char *dir, bool is_trial, struct ast_err *err)
 {
     AST_AUTO(ast_buf_done) struct ast_buf wasm = AST_BUF_INIT(AST_COMPONENT_MAX_BYTES);
 
-    enum ast_rc rc = read_verified(c, dir, &wasm, err);
+    enum ast_rc rc = read_verified(c->env.host->home, dir, c->manifest, &wasm, err);
     if (!rc)
         rc = capsule_env_fill(c, err);
-    if (!rc)
+    if (!rc && !is_trial)
         rc = capsule_config_resolve(c, dir, /* extra= */ NULL, err);
     if (!rc)
         rc = ast_module_load(c->owner->engine, ast_buf_view(&wasm), &c->module, err);
@@ -407,13 +423,14 @@ static enum ast_rc load_code(struct capsule *c, const char *dir, struct ast_err 
     if (c->env.is_run_loop)
         rc = check_run_loop(c, err);
     if (!rc)
-        rc = capsule_pool_make(c, c->env.is_run_loop || c->manifest->caps.host_process.n > 0, err);
+        rc = capsule_pool_make(
+            c, is_trial || c->env.is_run_loop || c->manifest->caps.host_process.n > 0, err);
     return rc;
 }
 
-enum ast_rc capsule_prepare(struct ast_capsules *owner, struct capsule_seat *seat, const char *dir,
-                            struct ast_manifest *manifest, struct capsule **ret,
-                            struct ast_err *err)
+static enum ast_rc prepare(struct ast_capsules *owner, struct capsule_seat *seat, const char *dir,
+                           struct ast_manifest *manifest, bool is_trial, struct capsule **ret,
+                           struct ast_err *err)
 {
     AST_AUTO(capsule_unref) struct capsule *c = capsule_new(owner, seat, manifest);
     if (!c) {
@@ -425,27 +442,59 @@ enum ast_rc capsule_prepare(struct ast_capsules *owner, struct capsule_seat *sea
     if (rc)
         return rc;
     capsule_fingerprint(owner, dir, seat->id, c->fingerprint);
-    if (c->manifest->component_count > 1)
-        ast_log_fields(AST_LOG_WARN, CAPSULE_TARGET,
-                       "only the first component of a capsule is loaded",
-                       AST_F_STR("capsule", seat->id));
-    if (c->manifest->mcp_server_count)
-        ast_log_fields(AST_LOG_WARN, CAPSULE_TARGET, "MCP servers of a capsule are not started",
-                       AST_F_STR("capsule", seat->id));
     if (c->manifest->component_count)
-        rc = load_code(c, dir, err);
+        rc = load_code(c, dir, is_trial, err);
     else /* commands and context only: nothing to run */
         rc = capsule_env_fill(c, err);
     if (rc)
         return rc;
-    if (!c->env.is_run_loop)
-        atomic_store(&c->ready, CAPSULE_READY);
-    ast_host_capsule_log_prune(&c->env, ast_principal_str(&c->env.owner));
     *ret = ast_steal(&c);
     return AST_OK;
 }
 
+static void warn_of_what_is_not_run(const struct capsule *c)
+{
+    if (c->manifest->component_count > 1)
+        ast_log_fields(AST_LOG_WARN, CAPSULE_TARGET,
+                       "only the first component of a capsule is loaded",
+                       AST_F_STR("capsule", c->seat->id));
+    if (c->manifest->mcp_server_count)
+        ast_log_fields(AST_LOG_WARN, CAPSULE_TARGET, "MCP servers of a capsule are not started",
+                       AST_F_STR("capsule", c->seat->id));
+}
+
+enum ast_rc capsule_prepare(struct ast_capsules *owner, struct capsule_seat *seat, const char *dir,
+                            struct ast_manifest *manifest, struct capsule **ret,
+                            struct ast_err *err)
+{
+    struct capsule *c = NULL;
+    enum ast_rc rc = prepare(owner, seat, dir, manifest, /* is_trial= */ false, &c, err);
+    if (rc)
+        return rc;
+    warn_of_what_is_not_run(c);
+    if (!c->env.is_run_loop)
+        atomic_store(&c->ready, CAPSULE_READY);
+    ast_host_capsule_log_prune(&c->env, ast_principal_str(&c->env.owner));
+    *ret = c;
+    return AST_OK;
+}
+
+enum ast_rc capsule_try(struct ast_capsules *owner, struct capsule_seat *seat, const char *dir,
+                        struct ast_manifest *manifest, struct capsule **ret, struct ast_err *err)
+{
+    return prepare(owner, seat, dir, manifest, /* is_trial= */ true, ret, err);
+}
+
 /* --- Has it changed? -------------------------------------------------------------------------- */
+
+bool capsule_is_settled(struct ast_capsules *owner, const char *dir,
+                        const struct ast_manifest *manifest)
+{
+    AST_AUTO(ast_buf_done) struct ast_buf wasm = AST_BUF_INIT(AST_COMPONENT_MAX_BYTES);
+
+    return !manifest->component_count ||
+           read_verified(owner->host->home, dir, manifest, &wasm, /* err= */ NULL) == AST_OK;
+}
 
 /* Frees `path` (NULL: no memory). */
 static void feed_file(struct ast_blake3_state *s, char *path)

@@ -44,6 +44,7 @@ struct capsule {
     atomic_uint refs;
     struct ast_capsules *owner;
     struct capsule_seat *seat;
+    uint64_t serial;                     /* tells this load from every other one of the registry */
     const struct ast_manifest *manifest; /* `own_manifest`, or borrowed (lifecycle hooks) */
     struct ast_manifest *own_manifest;
     struct ast_arena memory; /* the arrays of `env` */
@@ -78,6 +79,16 @@ AST_MUST_CHECK
 enum ast_rc capsule_prepare(struct ast_capsules *owner, struct capsule_seat *seat, const char *dir,
                             struct ast_manifest *manifest, struct capsule **ret,
                             struct ast_err *err);
+/* Whether a load from `dir` would come to serve, as far as that can be told without running guest
+ * code: verifies, compiles, resolves imports, instantiates. What [env] needs is not asked for.
+ * *ret: for looking at, it cannot take calls. Takes the manifest, on failure too. Blocks. */
+AST_MUST_CHECK
+enum ast_rc capsule_try(struct ast_capsules *owner, struct capsule_seat *seat, const char *dir,
+                        struct ast_manifest *manifest, struct capsule **ret, struct ast_err *err);
+/* Whether meta.json names the component that lies in `dir` (or in the content store). False while a
+ * new version is being written. */
+bool capsule_is_settled(struct ast_capsules *owner, const char *dir,
+                        const struct ast_manifest *manifest);
 /* A placeholder for listings: takes the manifest. NULL: no memory. */
 struct capsule *capsule_failed_new(struct ast_capsules *owner, struct capsule_seat *seat,
                                    struct ast_manifest *manifest);
@@ -92,6 +103,10 @@ bool capsule_call_begin(struct capsule *c, struct capsule_ticket *ret);
 void capsule_call_started(struct capsule *c, struct capsule_ticket ticket, struct ast_call *call);
 void capsule_call_end(struct capsule *c, struct capsule_ticket ticket);
 
+/* A run loop that is about to be replaced: it finishes what it was given, then ends (see
+ * ast_host_env.quiescing); its subscriptions go to `heir`. Follow with capsule_wait_quiet() and
+ * capsule_stop(). Takes a reference. */
+void capsule_quiesce(struct capsule *c, struct ast_handover *heir);
 /* No new calls; those under way are cancelled. */
 void capsule_stop(struct capsule *c);
 /* No new calls; those under way may end by themselves (a newer load took over). */

@@ -61,6 +61,7 @@ void seat_free(struct capsule_seat *s)
     AST_ASSERT(!s->current && atomic_load(&s->mailboxes) == 0);
     ast_lock_done(&s->lock);
     free(s->dir);
+    free(s->failure);
     free((char *)s->id.p);
     free(s);
 }

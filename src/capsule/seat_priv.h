@@ -67,7 +67,8 @@ struct capsule_seat {
     struct ast_metric_cell *restart_cell;
     struct log_gate full_gate, degraded_gate, rate_gate, outcome_gate;
     struct seat_restarts history;
-    char *dir; /* owned; where it was loaded from last, or tried to. Owner: the loader thread */
+    char *failure; /* owned; why the last load failed; NULL: it did not. Owner: the loader thread */
+    char *dir;     /* owned; where it was loaded from last, or tried to. Owner: the loader thread */
 };
 
 AST_MUST_CHECK

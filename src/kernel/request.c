@@ -368,7 +368,9 @@ static void run_install(struct request *r)
     AST_AUTO(ast_install_result_done) struct ast_install_result result = { 0 };
     struct ast_install_options opt = { .source = ast_str_c(r->source),
                                        .run_hook = ast_capsules_run_install_hook,
-                                       .run_hook_arg = r->k->capsules };
+                                       .run_hook_arg = r->k->capsules,
+                                       .try_load = ast_capsules_try_install,
+                                       .try_load_arg = r->k->capsules };
     struct ast_err err = AST_ERR_INIT;
     const char *path = NULL;
     enum ast_rc rc = check_source(r, &path, &err);
@@ -377,6 +379,10 @@ static void run_install(struct request *r)
         ast_wrap(&err, rc, "install failed");
     if (!rc && ast_capsules_load_all(r->k->capsules, &err))
         ast_log_error(KERNEL_TARGET, "capsule installed, but the load pass failed: %s", err.msg);
+    const char *why =
+        rc ? NULL : ast_capsules_failure(r->k->capsules, ast_str_c(result.capsule_id));
+    if (why)
+        rc = ast_fail(&err, AST_E_INTERNAL, "installed, but it does not serve: %s", why);
     if (rc) {
         answer_error(r, ast_str_c(err.msg));
         return;
