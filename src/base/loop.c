@@ -28,6 +28,12 @@ struct ast_watch {
     void *arg;
 };
 
+struct ast_dirwatch {
+    uv_fs_event_t h;
+    void (*fn)(void *arg, const char *name);
+    void *arg;
+};
+
 struct signal_watch {
     uv_signal_t h;
     void (*fn)(void *arg, int signum);
@@ -344,6 +350,47 @@ void ast_watch_close(struct ast_watch *w)
     if (!w)
         return;
     (void)uv_poll_stop(&w->h); /* always succeeds */
+    uv_close((uv_handle_t *)&w->h, free_block);
+}
+
+/* --- Directories --------------------------------------------------------------------------- */
+
+static void on_dir(uv_fs_event_t *h, const char *name, int events, int status)
+{
+    struct ast_dirwatch *w = h->data;
+    w->fn(w->arg, status < 0 ? NULL : name); /* an error: something may have happened */
+}
+
+enum ast_rc ast_dirwatch_new(struct ast_loop *loop, const char *path,
+                             void (*fn)(void *arg, const char *name), void *arg,
+                             struct ast_dirwatch **ret, struct ast_err *err)
+{
+    assert_mine(loop);
+    struct ast_dirwatch *w = calloc(1, sizeof *w);
+    if (!w)
+        return ast_fail(err, AST_E_NO_MEMORY, "watch %s", path);
+    int rc = uv_fs_event_init(&loop->uv, &w->h);
+    if (rc) {
+        free(w);
+        return ast_fail(err, ast_rc_from_errno(-rc), "watch %s: %s", path, uv_strerror(rc));
+    }
+    w->h.data = w;
+    w->fn = fn;
+    w->arg = arg;
+    rc = uv_fs_event_start(&w->h, on_dir, path, 0);
+    if (rc) {
+        uv_close((uv_handle_t *)&w->h, free_block);
+        return ast_fail(err, ast_rc_from_errno(-rc), "watch %s: %s", path, uv_strerror(rc));
+    }
+    *ret = w;
+    return AST_OK;
+}
+
+void ast_dirwatch_close(struct ast_dirwatch *w)
+{
+    if (!w)
+        return;
+    (void)uv_fs_event_stop(&w->h); /* always succeeds */
     uv_close((uv_handle_t *)&w->h, free_block);
 }
 

@@ -1,4 +1,4 @@
-/* The event loop (libuv behind this door): posts, timers, descriptor watches, signals, blocking work.
+/* The event loop (libuv behind this door): posts, timers, descriptor and directory watches, signals, blocking work.
  *
  * Owner: the thread that runs ast_loop_run(). Everything here must be called on that thread except
  * ast_loop_post(), ast_loop_stop() and ast_loop_work() (from any). Objects are freed with their own
@@ -51,6 +51,16 @@ struct ast_watch *ast_watch_new(struct ast_loop *loop, int fd,
                                 void (*fn)(void *arg, unsigned events), void *arg);
 void ast_watch_set(struct ast_watch *w, unsigned events); /* 0 pauses */
 void ast_watch_close(struct ast_watch *w);                /* NULL is fine */
+
+/* Calls fn when an entry of that directory is created, written, removed or renamed (not below its subdirectories).
+ * `name`: the entry, borrowed during the call; NULL when unknown. It follows the directory and not the path: after a
+ * rename or a removal of the directory itself make a new one. fn may close it. */
+struct ast_dirwatch;
+AST_MUST_CHECK
+enum ast_rc ast_dirwatch_new(struct ast_loop *loop, const char *path,
+                             void (*fn)(void *arg, const char *name), void *arg,
+                             struct ast_dirwatch **ret, struct ast_err *err);
+void ast_dirwatch_close(struct ast_dirwatch *w); /* NULL is fine */
 
 /* Calls fn(arg, signum) on the loop for each delivery. Lives as long as the loop. */
 enum ast_rc ast_loop_on_signal(struct ast_loop *loop, int signum, void (*fn)(void *arg, int signum),

@@ -388,11 +388,66 @@ static void free_closes_what_was_left_open(void **state)
     assert_int_equal(ast_loop_new(&loop, NULL), AST_OK);
 }
 
+/* --- Directories --------------------------------------------------------------------------- */
+
+static char dir_path[64];
+static unsigned dir_events;
+static struct ast_dirwatch *dir_watch;
+
+static void on_dir_event(void *arg, const char *name)
+{
+    const char *want = arg;
+    AST_ASSERT(ast_loop_is_mine(loop));
+    if (!name || strcmp(name, want) != 0)
+        return;
+    dir_events++;
+    ast_dirwatch_close(ast_steal(&dir_watch)); /* allowed in here */
+    ast_loop_stop(loop);
+}
+
+static void make_file(void *arg)
+{
+    char path[128];
+    (void)snprintf(path, sizeof path, "%s/%s", dir_path, (const char *)arg);
+    int fd = open(path, O_CREAT | O_WRONLY | O_CLOEXEC, 0600);
+    AST_ASSERT(fd >= 0);
+    close(fd);
+}
+
+static void test_a_directory_tells_what_changes_in_it(void **state)
+{
+    struct ast_err err = AST_ERR_INIT;
+    char path[128], other[] = "other", wanted[] = "wanted";
+    (void)state;
+    (void)snprintf(dir_path, sizeof dir_path, "/tmp/astrid-loop-XXXXXX");
+    assert_non_null(mkdtemp(dir_path));
+    dir_events = 0;
+    assert_int_equal(ast_dirwatch_new(loop, dir_path, on_dir_event, wanted, &dir_watch, &err),
+                     AST_OK);
+    assert_true(ast_loop_call(loop, make_file, other));
+    assert_true(ast_loop_call(loop, make_file, wanted));
+    ast_loop_run(loop);
+    assert_int_equal(dir_events, 1);
+    assert_null(dir_watch);
+    (void)snprintf(path, sizeof path, "%s/absent", dir_path);
+    assert_int_equal(ast_dirwatch_new(loop, path, on_dir_event, wanted, &dir_watch, &err),
+                     AST_E_NOT_FOUND);
+    assert_null(dir_watch);
+    assert_non_null(strstr(err.msg, path));
+    ast_dirwatch_close(NULL);
+    for (size_t i = 0; i < 2; i++) {
+        (void)snprintf(path, sizeof path, "%s/%s", dir_path, i ? other : wanted);
+        assert_int_equal(unlink(path), 0);
+    }
+    assert_int_equal(rmdir(dir_path), 0);
+}
+
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, teardown)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        TEST(test_a_directory_tells_what_changes_in_it),
         TEST(posts_arrive_in_the_order_of_each_thread),
         TEST(a_node_may_be_posted_from_its_own_callback),
         TEST(what_was_posted_before_the_stop_still_runs),
