@@ -98,7 +98,7 @@ static enum ast_rc check_roles(struct ast_capsules *r, const struct capsule *c, 
     for (size_t s = 0; !rc && capsule_is_pooled(c) && !r->allow_duplicate_roles && s < r->seats.n;
          s++) {
         AST_AUTO(capsule_unref) struct capsule *other = seat_current(r->seats.v[s]);
-        if (!capsule_is_pooled(other) || other->seat == c->seat)
+        if (!capsule_is_pooled(other) || ast_str_eq(other->seat->id, c->seat->id))
             continue;
         for (size_t i = 0; !rc && i < c->env.binding_count; i++) {
             for (size_t k = 0; !rc && k < other->env.binding_count; k++) {

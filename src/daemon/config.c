@@ -222,6 +222,19 @@ static enum ast_rc read_identity(const struct ast_json *root, struct ast_daemon_
     return rc;
 }
 
+/* The one key of [gateway] that is not for the gateway: the name is older than the capsules. */
+static enum ast_rc read_watch(const struct ast_json *table, struct ast_daemon_config *c,
+                              struct ast_err *err)
+{
+    const struct ast_json *v = ast_json_member(table, "watch_plugins");
+
+    if (v && !ast_json_bool(v, &c->watch_capsules))
+        return ast_fail(
+            err, AST_E_INVALID,
+            "Validation error in field 'gateway.watch_plugins': expected true or false");
+    return AST_OK;
+}
+
 /* NOT_FOUND when there is no such file. */
 static enum ast_rc read_file(const char *path, struct ast_daemon_config *c, bool *level_set,
                              struct ast_err *err)
@@ -240,6 +253,8 @@ static enum ast_rc read_file(const char *path, struct ast_daemon_config *c, bool
     rc = read_logging(ast_json_member(ast_json_root(doc), "logging"), c, level_set, err);
     if (!rc)
         rc = read_audit(ast_json_member(ast_json_root(doc), "audit"), c, err);
+    if (!rc)
+        rc = read_watch(ast_json_member(ast_json_root(doc), "gateway"), c, err);
     if (!rc)
         rc = read_capsule(ast_json_member(ast_json_root(doc), "capsule"), c, err);
     if (!rc)

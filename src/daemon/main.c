@@ -199,6 +199,7 @@ static enum ast_rc start(struct daemon *d, const struct ast_daemon_config *cfg)
         .workspace = d->opt.workspace,
         .session = d->opt.session,
         .ephemeral = d->opt.ephemeral,
+        .watch_capsules = cfg->watch_capsules,
         .pool_max = d->opt.pool_max ? d->opt.pool_max : cfg->pool_max,
         .blocking_max = d->opt.blocking_max ? d->opt.blocking_max : cfg->blocking_max,
         .io_max = d->opt.io_max ? d->opt.io_max : cfg->io_max,

@@ -202,6 +202,8 @@ static enum ast_rc boot_steps(struct ast_kernel *k, const struct ast_kernel_conf
         rc = kernel_router_start(k, &k->router, err);
     if (!rc)
         rc = kernel_monitors_start(k, &k->monitors, err);
+    if (!rc && cfg->watch_capsules)
+        rc = kernel_watch_start(k, &k->watch, err);
     return rc;
 }
 
@@ -370,6 +372,7 @@ void ast_kernel_free(struct ast_kernel *k)
     ast_loop_flush(k->loop); /* also before the log goes: anchor jobs are done */
     kernel_audit_stop(k);
     ast_loop_flush(k->loop); /* what the loader posted still points to us */
+    kernel_watch_stop(k->watch);
     kernel_monitors_stop(k->monitors);
     ast_capsules_free(k->capsules);
     ast_sched_free(k->sched);

@@ -26,6 +26,7 @@ struct ast_kernel_config {
     const char *workspace;
     struct ast_uuid session;
     bool ephemeral;
+    bool watch_capsules;                     /* load what changes in the capsule folders */
     unsigned pool_max, blocking_max, io_max; /* 0: derived */
     unsigned workers;                        /* 0: CPUs */
     unsigned approval_secs;                  /* how long people have to approve; 0: 60 */

@@ -98,6 +98,14 @@ void kernel_activity_json(const struct ast_kernel *k, const struct ast_activity 
 /* The capability that a kernel request asks for, by row; p NULL at the end. */
 struct ast_str kernel_request_capability(size_t i);
 
+/* ---- capsule folders: what changes on disk is loaded (watch.c). Main loop ---- */
+
+struct kernel_watch;
+enum ast_rc kernel_watch_start(struct ast_kernel *k, struct kernel_watch **ret,
+                               struct ast_err *err);
+/* After the loader has stopped and the loop was flushed. NULL is fine. */
+void kernel_watch_stop(struct kernel_watch *w);
+
 /* ---- boot pieces ---- */
 
 /* Root user and its cli/local link in the store (spec 01 §17.2). */
@@ -146,6 +154,7 @@ struct ast_kernel {
     struct kernel_limits limits;
     struct kernel_monitors *monitors;
     struct kernel_router *router;
+    struct kernel_watch *watch;                     /* NULL: not asked for */
     void (*on_stop)(void *arg, const char *reason); /* main loop */
     void *on_stop_arg;
     char *stop_reason; /* main loop, owned: why we were asked to stop; NULL: not yet */

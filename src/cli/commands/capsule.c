@@ -322,6 +322,25 @@ static const struct ast_manifest *sole_provider_for(
     return NULL;
 }
 
+/* A load pass: the daemon lets go of what is gone. */
+static void unload_by_daemon(struct cli *cli)
+{
+    AST_AUTO(ast_uplink_frame_done) struct ast_uplink_frame f = { 0 };
+    struct ast_uplink_client *c = NULL;
+    const struct ast_json *data;
+    struct ast_err err = AST_ERR_INIT;
+
+    enum ast_rc rc = ast_uplink_connect(&cli->home, &c, &err);
+    if (!rc)
+        rc = cli_request(cli, c, "reload_capsules", AST_STR("{\"method\":\"ReloadCapsules\"}"),
+                         INSTALL_WAIT_MS, &f, &data, &err);
+    ast_uplink_disconnect(c);
+    if (rc)
+        cli_warning("the running daemon was not told: %s", err.msg);
+    else
+        cli_info("The running daemon has unloaded it.");
+}
+
 int cmd_capsule_remove(struct cli *cli)
 {
     AST_AUTO(ast_discovery_done) struct ast_discovery d = { 0 };
@@ -360,6 +379,6 @@ int cmd_capsule_remove(struct cli *cli)
     }
     cli_success("Removed %s", cli->words[0]);
     if (cli_daemon_probe(cli, &err) == CLI_DAEMON_UP)
-        cli_info("The running daemon keeps it until `astrid restart`.");
+        unload_by_daemon(cli);
     return CLI_OK;
 }

@@ -1,0 +1,253 @@
+#!/usr/bin/env python3
+"""Replacing capsules in a running daemon (spec 04 §9.5, §15.4; 07 §5, §9)."""
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+import threading
+import uuid
+
+import harness
+from harness import Case, check, equal, program, wait_for
+
+SWAPS = 20
+PRINCIPALS = ["default", "alice", "bob", "carol"]
+ECHO = os.path.join(harness.ROOT, "capsules", "echo")
+HEAD = 'astrid_buf_lit(&b, "{\\"type\\":\\"agent_response\\",\\"text\\":");'
+
+
+class Versions:
+    """Builds of the echo capsule that put their name before the text, in two messages: a first part, then the answer."""
+
+    def __init__(self):
+        self.dir = tempfile.mkdtemp(prefix="astrid-e2e-")
+
+    def clean(self):
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+    def build(self, name, version, extra="", manifest=lambda text: text):
+        folder = os.path.join(self.dir, name)
+        os.mkdir(folder)
+        with open(os.path.join(ECHO, "echo.c")) as f:
+            source = f.read()
+        with open(os.path.join(ECHO, "Capsule.toml")) as f:
+            toml = f.read()
+        check(source.count(HEAD) == 1, "the echo capsule has changed")
+        part = source.replace(HEAD, """{
+        struct astrid_buf d = { 0 };
+        astrid_buf_lit(&d, "{\\"type\\":\\"agent_response\\",\\"text\\":\\"%s part\\",\\"is_final\\":false,\\"session_id\\":");
+        astrid_buf_add(&d, session);
+        astrid_buf_lit(&d, "}");
+        (void)astrid_publish(ASTRID_STR("agent.v1.response"), astrid_buf_view(&d));
+    }
+    astrid_buf_lit(&b, "{\\"type\\":\\"agent_response\\",\\"text\\":\\"%s \");
+    text.p++; /* the opening quote is written */
+    text.n--;""" % (name, name))
+        check(part != source)
+        toml = re.sub('version = "[^"]*"', 'version = "%s"' % version, toml, count=1)
+        for file, text in (("echo.c", part + extra), ("Capsule.toml", manifest(toml))):
+            with open(os.path.join(folder, file), "w") as f:
+                f.write(text)
+        done = subprocess.run([program("astrid-build"), folder, "--output", self.dir], stdin=subprocess.DEVNULL,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60)
+        equal(done.returncode, 0, done.stdout)
+        shutil.move(os.path.join(self.dir, "astrid-echo.capsule"), os.path.join(self.dir, name + ".capsule"))
+        return os.path.join(self.dir, name + ".capsule")
+
+
+def names_in(frames):
+    """The versions that the frames of one prompt came from, and the answer's text."""
+    words = [f["payload"]["text"].split(" ", 1) for f in frames]
+    return [w[0] for w in words], words[-1][1]
+
+
+class Swapping(Case):
+    """A daemon that runs version one, with version two at hand."""
+
+    def set_up(self):
+        self.versions = Versions()
+        self.one = self.versions.build("one", "1.0.0")
+        self.two = self.versions.build("two", "2.0.0")
+        self.d = harness.Daemon(capsules=[self.two, self.one])
+        self.folder = self.d.path("home", "default", ".local", "capsules", "astrid-echo")
+        # What an install leaves, to be put in place by hand; the code is in bin/ already.
+        self.files = {"one": self._snapshot(self.one), "two": self._snapshot(self.two)}
+        self._install(self.one)
+        self.d.start()
+
+    def tear_down(self, failed):
+        super().tear_down(failed)
+        self.versions.clean()
+
+    def _snapshot(self, archive):
+        equal(self._install(archive).returncode, 0)
+        files = {}
+        for name in os.listdir(self.folder):
+            with open(os.path.join(self.folder, name), "rb") as f:
+                files[name] = f.read()
+        return files
+
+    def _put(self, name, only=None):
+        """Writes a version's files one after the other, as a hand or another program would."""
+        for file, data in self.files[name].items():
+            if only is None or file in only:
+                with open(os.path.join(self.folder, file), "wb") as f:
+                    f.write(data)
+
+    def _ask(self, text, client=None):
+        c = client or self.d.client()
+        frames = c.prompt(text)
+        if client is None:
+            c.close()
+        names, answer = names_in(frames)
+        equal(answer, text)
+        equal(len(set(names)), 1, "one prompt, one version")
+        return names[0]
+
+    def _install(self, archive):
+        return self.d.cli("capsule", "install", archive)
+
+    def _loaded_events(self, client):
+        return client.recv_topic("astrid.v1.capsules_loaded")
+
+
+class Sustained(Swapping):
+    def c04_48_prompts_of_several_principals_survive_twenty_replacements(self):
+        stop, told, problems = threading.Event(), [], []
+
+        def prompts(principal):
+            try:
+                c, n = self.d.client(), 0
+                while not stop.is_set():
+                    text = "%s %d" % (principal, n)
+                    session = str(uuid.uuid4())
+                    c.send("user.v1.prompt", {"type": "user_input", "text": text, "session_id": session}, principal)
+                    frames = []
+                    while not frames or not frames[-1]["payload"].get("is_final"):
+                        frame = c.recv(20)
+                        if frame["topic"] == "agent.v1.response" and frame["payload"].get("session_id") == session:
+                            frames.append(frame)
+                    names, answer = names_in(frames)
+                    sources = {f["source_id"] for f in frames}
+                    told.append((principal, n, names))
+                    if len(names) != 2 or len(set(names)) != 1 or len(sources) != 1 or answer != text:
+                        problems.append("%r %r %r" % (text, names, answer))
+                    n += 1
+                c.close()
+            except Exception as e:
+                problems.append("%s: %r" % (principal, e))
+
+        threads = [threading.Thread(target=prompts, args=(p,)) for p in PRINCIPALS]
+        for t in threads:
+            t.start()
+        try:
+            for i in range(SWAPS):
+                name = ["two", "one"][i % 2]
+                if i % 4 < 2:
+                    done = self._install(self.two if name == "two" else self.one)
+                    equal(done.returncode, 0, done.stderr)
+                else:
+                    watcher = self.d.client()
+                    self._put(name)
+                    self._loaded_events(watcher)
+                    watcher.close()
+                equal(self._ask("after %d" % i), name, "the version that answers after the replacement")
+        finally:
+            stop.set()
+            for t in threads:
+                t.join(30)
+        equal(problems, [])
+        for p in PRINCIPALS:
+            mine = [names[0] for who, _, names in told if who == p]
+            check(len(mine) > SWAPS, "%s was answered %d times" % (p, len(mine)))
+        check({names[0] for _, _, names in told} == {"one", "two"})
+
+
+class Broken(Swapping):
+    def a_version_that_does_not_load_leaves_the_old_one_and_says_why(self):
+        equal(self._install(self.one).returncode, 0)
+        broken = [
+            ("foreign", dict(extra='__attribute__((import_module("wasi:io/streams@0.2.0"), import_name("drop")))\n'
+                                   'void foreign(void);\n__attribute__((export_name("touch"))) void touch(void);\n'
+                                   'void touch(void)\n{\n    foreign();\n}\n'), "wasi:io/streams@0.2.0"),
+            ("trap", dict(extra='__attribute__((export_name("astrid-upgrade"))) void upgrade(void);\n'
+                                'void upgrade(void)\n{\n    __builtin_trap();\n}\n'), "lifecycle hook astrid-upgrade failed"),
+            ("topics", dict(manifest=lambda t: t.replace('"user.v1.prompt"', '"user..prompt"')), "contains empty segments"),
+        ]
+        for name, change, says in broken:
+            folder = os.path.join(self.versions.dir, name)
+            if name == "topics": # the builder refuses it, so the installer gets a folder
+                shutil.copytree(os.path.join(self.versions.dir, "two"), folder)
+                toml = os.path.join(folder, "Capsule.toml")
+                with open(toml) as f:
+                    text = change["manifest"](f.read())
+                with open(toml, "w") as f:
+                    f.write(text)
+                source = folder
+            else:
+                source = self.versions.build(name, "3.0.0", **change)
+            done = self._install(source)
+            equal(done.returncode, 1, name)
+            check(says in done.stderr, "%s: %s" % (name, done.stderr))
+            equal(self._ask("still"), "one", name)
+        with open(os.path.join(self.folder, "meta.json")) as f:
+            equal(json.load(f)["version"], "1.0.0")
+
+    def files_that_do_not_fit_together_are_waited_for_and_then_named(self):
+        equal(self._install(self.one).returncode, 0)
+        with open(os.path.join(self.folder, "meta.json")) as f:
+            meta = json.load(f)
+        meta["wasm_hash"] = "0" * 64
+        with open(os.path.join(self.folder, "meta.json"), "w") as f:
+            json.dump(meta, f)
+        wait_for(lambda: "keeping the one that runs" in self.d.log(), 20, "the line that says why")
+        check("Failed to read WASM" in self.d.log() or "expected BLAKE3 " + "0" * 64 in self.d.log(), self.d.log()[-2000:])
+        equal(self._ask("still"), "one")
+        watcher = self.d.client()
+        self._put("two")
+        self._loaded_events(watcher)
+        equal(self._ask("now"), "two")
+
+
+class Folders(Swapping):
+    def a_removed_capsule_is_gone_at_once_and_a_copied_one_comes(self):
+        equal(self._install(self.two).returncode, 0)
+        done = self.d.cli("capsule", "remove", "astrid-echo")
+        equal(done.returncode, 0, done.stderr)
+        check("astrid-echo" not in self.d.client().request("ListCapsules")["data"])
+        watcher = self.d.client()
+        os.mkdir(self.folder)
+        self._put("one")
+        self._loaded_events(watcher)
+        equal(self._ask("back"), "one")
+
+    def a_reload_request_follows_what_changed(self):
+        self._put("two")
+        equal(self.d.client().request("ReloadCapsules"), {"data": {"status": "reloaded"}, "status": "Success"})
+        equal(self._ask("asked for"), "two")
+
+
+class Unwatched(Case):
+    def set_up(self):
+        self.d = harness.Daemon(capsules=["astrid-echo"], config="[gateway]\nwatch_plugins = false\n").start()
+
+    def with_the_watch_off_only_a_request_loads(self):
+        folder = self.d.path("home", "default", ".local", "capsules", "astrid-echo")
+        shutil.rmtree(folder)
+        watcher = self.d.client()
+        check(watcher.nothing_comes(1.5))
+        check("astrid-echo" in self.d.client().request("ListCapsules")["data"])
+        equal(self.d.client().request("ReloadCapsules")["status"], "Success")
+        check("astrid-echo" not in self.d.client().request("ListCapsules")["data"])
+
+    def a_wrong_setting_stops_the_start(self):
+        d = harness.Daemon(config="[gateway]\nwatch_plugins = 1\n")
+        code, said = d.refuses_to_boot()
+        equal(code, 1)
+        check("gateway.watch_plugins" in said, said)
+        d.clean()
+
+
+harness.main()
