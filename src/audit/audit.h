@@ -119,7 +119,7 @@ struct ast_audit_page {
  *
  * cursor  empty, or the `next` of a page of the same filter: opaque text, checked with a MAC.
  * limit   1 to AST_AUDIT_MAX_PAGE.
- * each    gets the sequence number and the row's text, borrowed for the call; false stops the page there.
+ * each    gets the sequence number and the row's text, borrowed for the call; false ends the page with it.
  * tail    with oldest_first: `next` is set even when the page is not full, so that a reader can wait for more.
  *
  * Errors: INVALID limit, cursor, or a cursor of another filter; IO, CORRUPT. */

@@ -334,7 +334,7 @@ enum ast_rc ast_audit_query(struct ast_audit *a, const struct ast_audit_query *q
     if (rc)
         return rc;
     *ret = (struct ast_audit_page){ .count = w.count };
-    if (w.count == q->limit || (q->tail && f->oldest_first))
+    if (w.is_stopped || (q->tail && f->oldest_first))
         ast_audit_cursor_write(a, f, w.count ? w.last : at, ret->next);
     if (w.count)
         ast_audit_cursor_write(a, f, w.newest, ret->newest);

@@ -41,6 +41,30 @@ static const struct cli_option logs_options[] = {
     { 'n', "lines", "N", "how many lines of the end to print [default: 100]" },
     OPTION_END,
 };
+static const struct cli_option audit_tail_options[] = {
+    { 'f', "follow", NULL, "print new rows as they come" },
+    { 'n', "lines", "N", "how many rows to print [default: 20]" },
+    { 0, "principal", "NAME", "only rows of this acting principal" },
+    { 0, "method", "NAME", "only this method, as in admin.agent.create" },
+    { 0, "format", "F", "pretty or json [default: pretty]" },
+    OPTION_END,
+};
+static const struct cli_option audit_query_options[] = {
+    { 'n', "lines", "N", "how many rows to print [default: 100]" },
+    { 0, "principal", "NAME", "only rows of this acting principal" },
+    { 0, "method", "NAME", "only this method, as in admin.agent.create" },
+    { 0, "since", "SECS", "from this second on (seconds since 1970)" },
+    { 0, "until", "SECS", "up to this second" },
+    { 0, "format", "F", "pretty or json [default: pretty]" },
+    OPTION_END,
+};
+static const struct cli_option audit_export_options[] = {
+    { 0, "principal", "NAME", "only rows of this acting principal" },
+    { 0, "method", "NAME", "only this method, as in admin.agent.create" },
+    { 0, "since", "SECS", "from this second on (seconds since 1970)" },
+    { 0, "until", "SECS", "up to this second" },
+    OPTION_END,
+};
 static const struct cli_option install_options[] = {
     { 0, "workspace", NULL, "install for this project only (./.astrid/capsules)" },
     OPTION_END,
@@ -85,6 +109,14 @@ static const struct cli_command commands[] = {
     { "who", "", 0, 0, "List the connected clients", NULL, format_options, cmd_who },
     { "logs", "[CAPSULE]", 0, 1, "Print the daemon's log, or a capsule's", NULL, logs_options,
       cmd_logs },
+    { "audit tail", "", 0, 0, "Print the newest rows of the audit log", NULL, audit_tail_options,
+      cmd_audit_tail },
+    { "audit query", "", 0, 0, "Print rows of the audit log, newest first", NULL,
+      audit_query_options, cmd_audit_query },
+    { "audit export", "", 0, 0, "Print signed audit entries as JSON lines, oldest first", NULL,
+      audit_export_options, cmd_audit_export },
+    { "audit verify", "", 0, 0, "Check every signature and link of the audit log",
+      "Exit status 1 when something was tampered with.", format_options, cmd_audit_verify },
     { "capsule install", "<SOURCE>", 1, 1, "Install a capsule from a folder or a .capsule archive",
       "A running daemon loads it at once.", install_options, cmd_capsule_install },
     { "capsule list", "", 0, 0, "List the installed capsules", NULL, list_options,

@@ -18,7 +18,6 @@
 #define AUDIT_TARGET "astrid.audit"
 #define EVENT_MAX    (256u * 1024)
 #define PARAMS_MAX   (64u * 1024)
-#define ANCHORS_FILE "var/audit-heads"
 #define ANCHOR_MS    10000u
 
 /* ---- what a row says ---- */
@@ -395,7 +394,7 @@ enum ast_rc kernel_audit_start(struct ast_kernel *k, struct ast_err *err)
         return ast_fail(err, AST_E_NO_MEMORY, "audit");
     k->audit_life = ka;
     ka->k = k;
-    ka->anchors = ast_home_path(k->home, ANCHORS_FILE);
+    ka->anchors = ast_home_path(k->home, KERNEL_AUDIT_ANCHORS);
     ka->timer = ast_timer_new(k->loop, on_anchor_time, ka);
     if (!ka->anchors || !ka->timer)
         return ast_fail(err, AST_E_NO_MEMORY, "audit");

@@ -13,6 +13,8 @@
 
 #include "kernel/kernel_priv.h"
 
+#define KERNEL_AUDIT_ANCHORS "var/audit-heads"
+
 enum kernel_audit_right {
     KERNEL_AUDIT_ALLOWED, /* "policy allow: <caller> holds <capability>" */
     KERNEL_AUDIT_DENIED,  /* `error` is the denial; the outcome is a failure with the same text */
@@ -45,3 +47,10 @@ enum ast_rc kernel_audit_wait(struct ast_kernel *k, const struct kernel_audit_ro
 enum ast_rc kernel_audit_intend(struct ast_kernel *k, const struct kernel_audit_row *row,
                                 struct ast_uuid *ret_intent, bool *ret_has_intent,
                                 struct ast_err *err);
+
+/* Pages and verification for a caller (audit_read.c): write the answer's "data" value. On failure `w` holds half of one.
+ * Query params: since, until, method, principal, limit, cursor, oldest_first, tail, entries (whole signed rows). */
+enum ast_rc kernel_audit_query(struct ast_kernel *k, struct ast_str caller,
+                               const struct ast_json *params, struct ast_jw *w,
+                               struct ast_err *err);
+enum ast_rc kernel_audit_verify(struct ast_kernel *k, struct ast_jw *w, struct ast_err *err);

@@ -24,6 +24,7 @@ struct request {
     struct ast_kernel *k;
     const struct request_row *row;
     struct ast_principal caller;
+    bool is_continued;      /* a later page of a recorded read */
     bool is_denied;         /* failure holds the denial */
     struct ast_err failure; /* rc: not OK once the answer is an error */
     struct ast_buf params;  /* what the audit row says of the parameters; empty: nothing */
@@ -44,6 +45,7 @@ struct request_row {
     enum ast_rc (*read)(struct request *r, const struct ast_json *params,
                         struct ast_err *err); /* NULL: no parameters */
     void (*run)(struct request *r);
+    bool blocks;     /* runs on the loader thread without being a change */
     bool is_private; /* the answer is nobody's but the caller's: see the router */
 };
 
@@ -124,6 +126,10 @@ static void request_conclude(struct request *r)
 {
     if (r->out.fail)
         answer_error(r, AST_STR("the answer is too large"));
+    if (r->is_continued && !r->failure.rc) {
+        request_finish(r);
+        return;
+    }
     struct kernel_audit_row row = audit_row(r);
     kernel_audit(r->k, &row, on_audited, r);
 }
@@ -408,6 +414,32 @@ static void run_shutdown(struct request *r)
     answer_word(r, AST_STR("shutting_down"));
 }
 
+/* A page that goes on with a read that was recorded makes no row of its own. */
+static enum ast_rc read_query(struct request *r, const struct ast_json *params, struct ast_err *err)
+{
+    r->is_continued = ast_json_str_or(params, AST_STR("cursor"), AST_STR_NONE).n > 0;
+    struct ast_jw w = answer_begin(r);
+    enum ast_rc rc = kernel_audit_query(r->k, ast_principal_str(&r->caller), params, &w, err);
+    if (!rc)
+        answer_end(&w, AST_STR("Success"));
+    return rc;
+}
+
+static void run_query(struct request *r)
+{
+    (void)r; /* answered while its parameters were there */
+}
+
+static void run_verify(struct request *r)
+{
+    struct ast_err err = AST_ERR_INIT;
+    struct ast_jw w = answer_begin(r);
+    if (kernel_audit_verify(r->k, &w, &err))
+        answer_error(r, ast_str_c(err.msg));
+    else
+        answer_end(&w, AST_STR("Success"));
+}
+
 static const struct request_row rows[] = {
 #define S(lit)                                                                                     \
     {                                                                                              \
@@ -424,6 +456,11 @@ static const struct request_row rows[] = {
     /* Ours: what capsules and principals do. */
     { S("GetActivity"), S("self:capsule:list"), S("system:status"), 0, false, false, read_activity,
       run_activity, .is_private = true },
+    /* Ours: own rows, all rows with audit:read_all. */
+    { S("AuditQuery"), S("self:audit:read"), S("audit:read_all"), 0, false, true, read_query,
+      run_query, .is_private = true },
+    { S("AuditVerify"), S("audit:read_all"), S(""), 10, false, false, NULL, run_verify,
+      .is_private = true, .blocks = true },
     { S("ReloadCapsules"), S("self:capsule:reload"), S("capsule:reload"), 5, true, false, NULL,
       run_reload },
     /* A host-wide install needs the global form (spec README §5 gap 15). */
@@ -471,6 +508,11 @@ static void run_on_loader(struct kernel_job *job)
     struct ast_uuid intent;
     bool has_intent = false;
 
+    if (!r->row->changes) {
+        r->row->run(r);
+        request_conclude(r);
+        return;
+    }
     if (kernel_audit_intend(r->k, &row, &intent, &has_intent, &err)) {
         answer_error(r, ast_str_c(err.msg));
         request_finish(r);
@@ -559,7 +601,7 @@ void ast_kernel_request(struct ast_kernel *k, struct ast_str caller, const struc
         return;
     }
     keep_params(r, params);
-    if (!rc && r->row->changes) {
+    if (!rc && (r->row->changes || r->row->blocks)) {
         run_change(r);
         return;
     }
