@@ -141,6 +141,28 @@ static void c04_30_sixty_four_wait_one_runs_the_next_is_dropped_and_order_holds(
     rig_close(&r);
 }
 
+static void c04_29_lost_events_are_told_once_in_ten_seconds_and_none_is_forgotten(void **state)
+{
+    static const char topic[] = "astrid.v1.event_bus.lagged";
+    struct rig r;
+    rig_open(&r, NULL);
+    rig_install(&r, "narrow", RIG_ON("t.in", "wait"), RIG_HANDLER);
+    rig_load(&r, "narrow");
+    rig_publish(&r, "t.in", "alice", "{}");
+    (void)rig_await(&r, "t.out.wait", 0);
+    for (int i = 0; i < 64 + 4; i++)
+        rig_publish(&r, "t.in", "alice", "{}");
+    assert_str(rig_await(&r, topic, 0)->body, "{\"dropped\":1,\"lagged_count\":1,\"topic\":\"*\"}");
+    assert_int_equal(rig_await(&r, topic, 0)->principal.n, 0);
+    ast_capsules_trim(r.capsules, ast_mono_ns()); /* too early */
+    assert_int_equal(rig_count(&r, topic), 1);
+    ast_capsules_trim(r.capsules, ast_mono_ns() + 11 * AST_NS_PER_SEC);
+    assert_str(rig_await(&r, topic, 1)->body, "{\"dropped\":3,\"lagged_count\":3,\"topic\":\"*\"}");
+    ast_capsules_trim(r.capsules, ast_mono_ns() + 60 * AST_NS_PER_SEC); /* nothing new */
+    assert_int_equal(rig_count(&r, topic), 2);
+    rig_close(&r);
+}
+
 static void c04_31_a_blocked_principal_does_not_delay_another(void **state)
 {
     struct rig r;
@@ -558,6 +580,7 @@ int main(void)
         cmocka_unit_test(c04_42_a_reply_to_a_system_message_is_the_owners),
         cmocka_unit_test(an_event_before_the_load_is_not_replayed),
         cmocka_unit_test(c04_30_sixty_four_wait_one_runs_the_next_is_dropped_and_order_holds),
+        cmocka_unit_test(c04_29_lost_events_are_told_once_in_ten_seconds_and_none_is_forgotten),
         cmocka_unit_test(c04_31_a_blocked_principal_does_not_delay_another),
         cmocka_unit_test(c04_32_a_thousand_principals_get_a_thousand_calls),
         cmocka_unit_test(

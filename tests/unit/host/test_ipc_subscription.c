@@ -58,6 +58,18 @@ static void c05_29_c04_16_idle_recv_is_empty_after_its_timeout(void **state)
     assert_true(ast_mono_ns() - before >= 30 * AST_NS_PER_MS);
 }
 
+static void c04_17_a_recv_of_two_minutes_ends_at_the_ceiling(void **state)
+{
+    struct rig *r = *state;
+    assert_int_equal(host_recv_wait_ms(&r->host, 120000), 60000);
+    assert_int_equal(host_recv_wait_ms(&r->host, 59999), 59999);
+    r->host.recv_max_ms = 30;
+    int64_t before = ast_mono_ns();
+    assert_string_equal(rig_run(r, "sub in.*\nrecv 0 120000"), "0\nn=0 dropped=0 lagged=0");
+    int64_t took = ast_mono_ns() - before;
+    assert_true(took >= 30 * AST_NS_PER_MS && took < RIG_PATIENCE_NS);
+}
+
 static void c05_30_c04_18_everything_queued_is_delivered_in_order(void **state)
 {
     struct rig *r = *state;
@@ -338,6 +350,7 @@ RIG_MAIN(RIG_TEST(c05_27_c04_14_star_only_at_the_end), RIG_TEST(subscribe_checks
          RIG_TEST(c05_28_c04_15_at_most_128_at_a_time),
          RIG_TEST(subscriptions_of_a_recycled_instance_free_their_slots),
          RIG_TEST(c05_29_c04_16_idle_recv_is_empty_after_its_timeout),
+         RIG_TEST(c04_17_a_recv_of_two_minutes_ends_at_the_ceiling),
          RIG_TEST(c05_30_c04_18_everything_queued_is_delivered_in_order),
          RIG_TEST(a_waiting_recv_gets_the_message),
          RIG_TEST(wakes_without_a_message_do_not_end_a_recv), RIG_TEST(c05_31_c04_43_attribution),
