@@ -88,6 +88,24 @@ static const struct cli_option build_options[] = {
     { 'o', "output", "DIR", "where the archive goes" }, OPTION_END
 };
 
+static const struct cli_option agent_create_options[] = {
+    { 0, "group", "G,..", "groups to join [default: agent]" }, OPTION_END
+};
+static const struct cli_option agent_modify_options[] = {
+    { 0, "add-group", "G,..", "groups to join" },
+    { 0, "remove-group", "G,..", "groups to leave" },
+    OPTION_END,
+};
+static const struct cli_option grant_options[] = {
+    { 0, "unsafe-admin", NULL, "confirm that everything is granted" }, OPTION_END
+};
+static const struct cli_option group_create_options[] = {
+    { 0, "caps", "C,..", "what its members may do" },
+    { 0, "description", "TEXT", "what it is for" },
+    { 0, "unsafe-admin", NULL, "confirm that it holds everything" },
+    OPTION_END,
+};
+
 /* Order of the help page. */
 static const struct cli_command commands[] = {
     { "chat", "", 0, 0, "Talk to the agent, line by line", NULL, chat_options, cmd_chat },
@@ -125,6 +143,26 @@ static const struct cli_command commands[] = {
       cmd_capsule_show },
     { "capsule remove", "<NAME>", 1, 1, "Remove an installed capsule", NULL, remove_options,
       cmd_capsule_remove },
+    { "agent create", "<NAME>", 1, 1, "Create a principal", NULL, agent_create_options,
+      cmd_agent_create },
+    { "agent list", "", 0, 0, "List the principals you may see", NULL, format_options,
+      cmd_agent_list },
+    { "agent show", "<NAME>", 1, 1, "Show one principal", NULL, format_options, cmd_agent_list },
+    { "agent delete", "<NAME>", 1, 1, "Delete a principal; its home stays", NULL, NULL,
+      cmd_agent_delete },
+    { "agent enable", "<NAME>", 1, 1, "Switch a principal on", NULL, NULL, cmd_agent_enable },
+    { "agent disable", "<NAME>", 1, 1, "Switch a principal off", NULL, NULL, cmd_agent_disable },
+    { "agent modify", "<NAME>", 1, 1, "Change the groups of a principal", NULL,
+      agent_modify_options, cmd_agent_modify },
+    { "caps grant", "<NAME> <CAP>", 2, 2, "Grant capabilities", NULL, grant_options,
+      cmd_caps_grant },
+    { "caps revoke", "<NAME> <CAP>", 2, 2, "Revoke capabilities; beats every grant", NULL, NULL,
+      cmd_caps_revoke },
+    { "group create", "<NAME>", 1, 1, "Create a group of capabilities", NULL, group_create_options,
+      cmd_group_create },
+    { "group list", "", 0, 0, "List the groups", NULL, format_options, cmd_group_list },
+    { "group show", "<NAME>", 1, 1, "Show one group", NULL, format_options, cmd_group_list },
+    { "group delete", "<NAME>", 1, 1, "Delete a group", NULL, NULL, cmd_group_delete },
     { "build", "[PATH]", 0, 1, "Build a capsule project into an archive", NULL, build_options,
       cmd_build },
     { "gateway token", "", 0, 0, "Print a bearer token for the HTTP gateway",
@@ -318,6 +356,9 @@ static enum cli_exit take_option(struct cli *cli, int argc, char **argv, int *at
     } else if (inline_value) {
         return usage(cli, "unexpected value for '--%s'; it takes none", o->name);
     }
+    if (own && o->argument && cli->values[row])
+        return usage(cli, "the argument '--%s <%s>' cannot be used multiple times", o->name,
+                     o->argument);
     if (own)
         cli->values[row] = value;
     else

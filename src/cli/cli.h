@@ -99,6 +99,17 @@ int cmd_capsule_install(struct cli *cli);
 int cmd_capsule_list(struct cli *cli);
 int cmd_capsule_show(struct cli *cli);
 int cmd_capsule_remove(struct cli *cli);
+int cmd_agent_create(struct cli *cli);
+int cmd_agent_list(struct cli *cli);
+int cmd_agent_delete(struct cli *cli);
+int cmd_agent_enable(struct cli *cli);
+int cmd_agent_disable(struct cli *cli);
+int cmd_agent_modify(struct cli *cli);
+int cmd_caps_grant(struct cli *cli);
+int cmd_caps_revoke(struct cli *cli);
+int cmd_group_create(struct cli *cli);
+int cmd_group_delete(struct cli *cli);
+int cmd_group_list(struct cli *cli);
 int cmd_gateway_token(struct cli *cli);
 
 /* headless.c: one prompt, one answer (spec 08 §5.2). `prompt` may be empty when stdin is piped. */

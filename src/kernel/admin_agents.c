@@ -3,6 +3,7 @@
 
 #include "base/fs.h"
 #include "base/log.h"
+#include "host/allowance.h"
 #include "kernel/admin_priv.h"
 #include "kernel/tickets.h"
 #include "store/secrets.h"
@@ -138,6 +139,15 @@ static void drop_pairing(struct ast_kernel *k, struct ast_str name)
                      err.msg);
 }
 
+/* What people allowed the old one is nothing to its successor. */
+static void forget_allowances(struct ast_kernel *k, struct ast_str name)
+{
+    struct ast_err err = AST_ERR_INIT;
+    if (k->host.allowances && ast_allowances_forget(k->host.allowances, name, &err))
+        ast_log_error(KERNEL_TARGET, "remembered approvals of " AST_STR_FMT " stay: %s",
+                      AST_STR_ARG(name), err.msg);
+}
+
 static enum ast_rc run_delete(struct admin_request *r, struct ast_jw *data, struct ast_err *err)
 {
     struct ast_str name = ast_principal_str(&r->target);
@@ -152,6 +162,7 @@ static enum ast_rc run_delete(struct admin_request *r, struct ast_jw *data, stru
         return rc;
     drop_pairing(r->k, name);
     ast_capsules_forget_principal(r->k->capsules, name);
+    forget_allowances(r->k, name);
     ast_jw_object(data);
     ast_jw_kv_string(data, "principal", name);
     ast_jw_end(data);

@@ -468,6 +468,35 @@ class Caps(Admin, Case):
         equal(wrong, [])
 
 
+class Cli(Admin, Case):
+    def _run(self, *words, code=0, **more):
+        done = self.d.cli(*words, **more)
+        equal(done.returncode, code, "%s: %s%s" % (words, done.stdout, done.stderr))
+        return done
+
+    def agents_caps_and_groups_from_the_command_line(self):
+        self._run("agent", "create", "cliff", "--group", "agent,ops")
+        row = json.loads(self._run("agent", "show", "cliff", "--format", "json").stdout)
+        equal((row["groups"], row["enabled"]), (["agent", "ops"], True))
+        self._run("agent", "modify", "cliff", "--remove-group", "ops")
+        self._run("agent", "disable", "cliff")
+        check("disabled" in self._run("agent", "show", "cliff").stdout)
+        self._run("agent", "enable", "cliff")
+        self._run("caps", "grant", "cliff", "*", code=2)
+        self._run("caps", "grant", "cliff", "a:b")
+        self._run("caps", "revoke", "cliff", "a:*")
+        row = json.loads(self._run("agent", "show", "cliff", "--format", "json").stdout)
+        equal((row["groups"], row["grants"], row["revokes"]), (["agent"], ["a:b"], ["a:*"]))
+        self._run("group", "create", "crew", "--caps", "x,y:z")
+        check("crew" in self._run("group", "list").stdout)
+        self._run("group", "delete", "crew")
+        said = self._run("group", "delete", "crew", code=1).stderr
+        check("kernel rejected request: group.delete rejected: " in said, said)
+        self._run("agent", "delete", "cliff", stdin="n\n", code=1)
+        self._run("agent", "delete", "cliff", "--yes")
+        self._run("agent", "show", "cliff", code=1)
+
+
 class Restart(Case):
     def what_was_answered_survives_a_kill(self):
         d = harness.Daemon().start()
