@@ -36,13 +36,13 @@
 #define AST_ARRAY_LEN(a)                    (sizeof(a) / sizeof((a)[0]))
 #define AST_MIN(a, b)                                                                              \
     ({                                                                                             \
-        __auto_type a_ = (a);                                                                      \
-        __auto_type b_ = (b);                                                                      \
-        a_ < b_ ? a_ : b_;                                                                         \
+        __auto_type min_a_ = (a);                                                                  \
+        __auto_type min_b_ = (b);                                                                  \
+        min_a_ < min_b_ ? min_a_ : min_b_;                                                         \
     })
 #define AST_MAX(a, b)                                                                              \
     ({                                                                                             \
-        __auto_type a_ = (a);                                                                      \
-        __auto_type b_ = (b);                                                                      \
-        a_ > b_ ? a_ : b_;                                                                         \
+        __auto_type max_a_ = (a);                                                                  \
+        __auto_type max_b_ = (b);                                                                  \
+        max_a_ > max_b_ ? max_a_ : max_b_;                                                         \
     })
