@@ -20,6 +20,7 @@
 
 #define READY_WAIT_MS 10000
 #define READY_POLL_MS 10
+#define DYING_WAIT_MS 1000
 
 static void nap_ms(int ms)
 {
@@ -152,6 +153,39 @@ enum ast_rc cli_daemon_spawn(struct cli *cli, bool ephemeral, struct ast_err *er
     return rc ? rc : wait_ready(cli, pid, ready, err);
 }
 
+/* Nobody is there, or nobody alive: boots one. */
+static enum ast_rc boot(struct cli *cli, enum cli_daemon_state state, struct ast_err *err)
+{
+    enum ast_rc rc = AST_OK;
+
+    if (state == CLI_DAEMON_STALE) {
+        cli_note("Found dead socket. Cleaning up and restarting daemon...");
+        rc = cli_daemon_clean(cli, err);
+        for (int waited = 0; rc == AST_E_BUSY && waited < DYING_WAIT_MS; waited += READY_POLL_MS) {
+            nap_ms(READY_POLL_MS); /* its socket is gone, its lock not quite */
+            rc = cli_daemon_clean(cli, err);
+        }
+    }
+    if (rc)
+        return rc;
+    cli_note("Booting Astrid daemon...");
+    return cli_daemon_spawn(cli, /* ephemeral= */ true, err);
+}
+
+/* A process that was killed takes connections until its last thread is gone, and never answers. */
+static enum cli_daemon_state wait_dead(struct cli *cli)
+{
+    enum cli_daemon_state state = CLI_DAEMON_UP;
+    struct ast_err ignored = AST_ERR_INIT; /* the caller has the error that counts */
+
+    for (int waited = 0; state == CLI_DAEMON_UP && waited < DYING_WAIT_MS;
+         waited += READY_POLL_MS) {
+        nap_ms(READY_POLL_MS);
+        state = cli_daemon_probe(cli, &ignored);
+    }
+    return state;
+}
+
 enum ast_rc cli_daemon_connect(struct cli *cli, struct ast_uplink_client **ret, struct ast_err *err)
 {
     enum cli_daemon_state state = cli_daemon_probe(cli, err);
@@ -159,14 +193,15 @@ enum ast_rc cli_daemon_connect(struct cli *cli, struct ast_uplink_client **ret, 
 
     if (state == CLI_DAEMON_UNCLEAR)
         return err->rc ? err->rc : AST_E_IO;
-    if (state == CLI_DAEMON_STALE) {
-        cli_note("Found dead socket. Cleaning up and restarting daemon...");
-        rc = cli_daemon_clean(cli, err);
+    if (state == CLI_DAEMON_UP) {
+        rc = ast_uplink_connect(&cli->home, ret, err);
+        if (rc != AST_E_IO && rc != AST_E_CLOSED)
+            return rc;
+        state = wait_dead(cli);
+        if (state != CLI_DAEMON_STALE && state != CLI_DAEMON_NONE)
+            return rc;
     }
-    if (!rc && state != CLI_DAEMON_UP) {
-        cli_note("Booting Astrid daemon...");
-        rc = cli_daemon_spawn(cli, /* ephemeral= */ true, err);
-    }
+    rc = boot(cli, state, err);
     return rc ? rc : ast_uplink_connect(&cli->home, ret, err);
 }
 

@@ -17,7 +17,7 @@ struct ast_daemon_config {
     bool own_questions_only;                 /* clients see questions of the principals they use */
     bool audit_fail_open;                    /* fail_closed = false; default: closed */
     AST_VEC(struct ast_kernel_link) links; /* owned, with their texts; the last file that has any */
-    bool watch_capsules;                     /* gateway.watch_plugins */
+    bool watch_capsules;                   /* gateway.watch_plugins */
 };
 
 #define AST_DAEMON_CONFIG_INIT                                                                     \
