@@ -207,7 +207,7 @@ static inline bool tail_is_ascii(const unsigned char *p, size_t n)
     return ((w[0] | w[1] | w[2] | w[3]) & UINT64_C(0x8080808080808080)) == 0;
 }
 
-bool ast_str_is_utf8_any(struct ast_str s)
+bool ast_str_is_utf8(struct ast_str s)
 {
     const unsigned char *p = (const unsigned char *)s.p;
     const unsigned char *end = p + s.n;

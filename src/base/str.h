@@ -81,19 +81,7 @@ bool ast_str_to_u64(struct ast_str s, uint64_t *ret);
 bool ast_str_to_c(struct ast_str s, char *to, size_t size);
 
 /* Well-formed UTF-8 (no surrogates, no overlongs, at most U+10FFFF). ASCII runs at memory speed. */
-bool ast_str_is_utf8_any(struct ast_str s); /* the general case of the next */
-/* Short ASCII is settled in place: most strings that cross the border of a guest are. */
-static inline bool ast_str_is_utf8(struct ast_str s)
-{
-    if (s.n - 8 <= 8) {
-        uint64_t first, last;
-        memcpy(&first, s.p, 8);
-        memcpy(&last, s.p + s.n - 8, 8);
-        if (!((first | last) & UINT64_C(0x8080808080808080)))
-            return true;
-    }
-    return ast_str_is_utf8_any(s);
-}
+bool ast_str_is_utf8(struct ast_str s);
 
 /* Owned, NUL-terminated copy; NULL when out of memory. Release with free(). */
 char *ast_str_dup(struct ast_str s);

@@ -154,7 +154,8 @@ bool ast_abi_bytes(struct ast_abi *a, uint32_t ptr, uint32_t len, struct ast_str
     return bytes(a, ptr, len, ret);
 }
 
-bool ast_abi_string(struct ast_abi *a, uint32_t ptr, uint32_t len, struct ast_str *ret)
+static __attribute__((noinline)) bool any_string(struct ast_abi *a, uint32_t ptr, uint32_t len,
+                                                 struct ast_str *ret)
 {
     struct ast_str s;
     if (!bytes(a, ptr, len, &s))
@@ -165,6 +166,23 @@ bool ast_abi_string(struct ast_abi *a, uint32_t ptr, uint32_t len, struct ast_st
     }
     *ret = s;
     return true;
+}
+
+/* The way of most strings, short ASCII inside the memory last seen: no call, nothing saved. */
+bool ast_abi_string(struct ast_abi *a, uint32_t ptr, uint32_t len, struct ast_str *ret)
+{
+    const struct ast_instance *i = a->instance;
+    if (len - 8u <= 8u && (uint64_t)ptr + len <= i->size) {
+        const uint8_t *p = i->base + ptr;
+        uint64_t first, last;
+        memcpy(&first, p, 8);
+        memcpy(&last, p + len - 8, 8);
+        if (!((first | last) & UINT64_C(0x8080808080808080))) {
+            *ret = ast_str_n(p, len);
+            return true;
+        }
+    }
+    return any_string(a, ptr, len, ret);
 }
 
 uint8_t *ast_abi_at(struct ast_abi *a, uint32_t ptr, uint32_t size, uint32_t align)
