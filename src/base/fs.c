@@ -4,18 +4,23 @@
  */
 #include "base/fs.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/codec.h"
 #include "base/random_priv.h"
 
 #include "base/banned.h"
+
+#define TEMP_PREFIX ".tmp-"
+#define TEMP_DIGITS 16u /* of 8 random bytes */
 
 void ast_fs_close_auto(int *fd)
 {
@@ -156,11 +161,11 @@ enum ast_rc ast_fs_write_atomic(const char *path, struct ast_str data, mode_t mo
         return ast_fail_errno(err, ast_rc_from_errno(errno), errno, "open directory '%s'",
                               dir_path);
 
-    uint8_t unique[8];
-    char hex[2 * sizeof unique + 1], temp[32];
+    uint8_t unique[TEMP_DIGITS / 2];
+    char hex[TEMP_DIGITS + 1], temp[32];
     base_random(unique, sizeof unique);
     ast_hex_encode(unique, sizeof unique, hex);
-    (void)snprintf(temp, sizeof temp, ".tmp-%s", hex);
+    (void)snprintf(temp, sizeof temp, TEMP_PREFIX "%s", hex);
 
     rc = write_temp(dir, temp, path, data, mode, flags, err);
     if (rc)
@@ -173,6 +178,41 @@ enum ast_rc ast_fs_write_atomic(const char *path, struct ast_str data, mode_t mo
     if ((flags & AST_FS_SYNC) && fsync(dir))
         return ast_fail_errno(err, AST_E_IO, errno, "sync directory '%s'", dir_path);
     return AST_OK;
+}
+
+static bool is_temp_name(const char *name)
+{
+    return ast_str_starts(ast_str_c(name), AST_STR(TEMP_PREFIX)) &&
+           strlen(name) == sizeof TEMP_PREFIX - 1 + TEMP_DIGITS;
+}
+
+static unsigned sweep_one(const char *dir, const struct dirent *e, unsigned depth,
+                          int64_t min_age_s)
+{
+    AST_AUTO(ast_cfree) char *path = ast_fs_join(dir, e->d_name);
+    struct stat st;
+
+    if (!path || lstat(path, &st))
+        return 0;
+    if (S_ISDIR(st.st_mode) && depth > 0)
+        return ast_fs_sweep(path, depth - 1, min_age_s);
+    if (!S_ISREG(st.st_mode) || !is_temp_name(e->d_name) || time(NULL) - st.st_mtime < min_age_s)
+        return 0;
+    return unlink(path) == 0;
+}
+
+unsigned ast_fs_sweep(const char *dir, unsigned depth, int64_t min_age_s)
+{
+    DIR *d = opendir(dir);
+    const struct dirent *e;
+    unsigned removed = 0;
+
+    while (d && (e = readdir(d)))
+        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0)
+            removed += sweep_one(dir, e, depth, min_age_s);
+    if (d)
+        (void)closedir(d); /* only read */
+    return removed;
 }
 
 /* --- Directories and names ----------------------------------------------------------------- */

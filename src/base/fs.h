@@ -22,6 +22,11 @@ AST_MUST_CHECK
 enum ast_rc ast_fs_write_atomic(const char *path, struct ast_str data, mode_t mode, unsigned flags,
                                 struct ast_err *err);
 
+/* Removes the temp files that ast_fs_write_atomic() left in `dir` and in `depth` levels of folders below when its process
+ * was killed, and says how many. `min_age_s` spares those that another process may be writing now; symlinks are not
+ * followed. What cannot be read or removed stays: a temp file is in nobody's way. */
+unsigned ast_fs_sweep(const char *dir, unsigned depth, int64_t min_age_s);
+
 /* Creates missing parents too, each with `mode` from birth (no umask window). Existing ones stay. */
 AST_MUST_CHECK
 enum ast_rc ast_fs_mkdirs(const char *path, mode_t mode, struct ast_err *err);

@@ -161,10 +161,9 @@ static enum ast_rc create(const char *path, const char *what, struct ast_err *er
     ast_random(unique, sizeof unique);
     ast_hex_encode(unique, sizeof unique, hex);
     AST_AUTO(ast_cfree) char *temp = NULL;
-    if (asprintf(&temp, "%s.%s.tmp", path, hex) < 0) {
-        temp = NULL;
+    /* ast_fs_sweep() knows these names. */
+    if (!(temp = ast_fs_joinf(dir, ".tmp-%s", hex)))
         return ast_fail(err, AST_E_NO_MEMORY, "path");
-    }
 
     AST_AUTO(ast_secret_done) struct ast_secret seed = { 0 };
     rc = ast_secret_init(&seed, AST_KEY_SEED_BYTES, err);

@@ -171,6 +171,7 @@ static enum ast_rc boot_steps(struct ast_kernel *k, const struct ast_kernel_conf
     if (rc)
         return rc;
     remove_runtime_file(k, AST_HOME_READY);
+    kernel_sweep_leftovers(k->home);
     rc = ast_home_ensure(k->home, err);
     if (!rc)
         rc = ast_home_ensure_principal(k->home, AST_PRINCIPAL_DEFAULT, err);

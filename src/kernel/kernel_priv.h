@@ -108,6 +108,9 @@ void kernel_watch_stop(struct kernel_watch *w);
 
 /* ---- boot pieces ---- */
 
+/* Removes the unfinished files of a daemon that was killed; under the singleton lock, before anything is written. */
+void kernel_sweep_leftovers(const struct ast_home *home);
+
 /* Root user and its cli/local link in the store (spec 01 §17.2). */
 /* Then the links of the settings; one that fails is logged and skipped. */
 enum ast_rc kernel_identity_bootstrap(struct ast_store *store, const struct ast_kernel_config *cfg,

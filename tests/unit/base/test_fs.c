@@ -147,6 +147,49 @@ static void a_failed_atomic_write_leaves_nothing_behind(void **state)
     assert_int_equal(entries(dir), 1);
 }
 
+static void make_file(const char *path)
+{
+    AST_AUTO(ast_fs_close) int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    assert_true(fd >= 0);
+}
+
+/* What is ours to remove, and what only looks like it. */
+static void a_sweep_removes_the_temp_files_of_killed_writers(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *name;
+        bool stays;
+    } files[] = {
+        { ".tmp-0123456789abcdef", false },      { "keep.toml", true },
+        { ".tmp-0123456789abcde", true },        { ".tmp-0123456789abcdef0", true },
+        { "sub/.tmp-00000000000000aa", false },  { "sub/note", true },
+        { "sub/x/.tmp-00000000000000bb", true }, /* one level too deep */
+    };
+    AST_AUTO(ast_cfree) char *deep = ast_fs_join(dir, "sub/x"), *trap = NULL, *named = NULL;
+    AST_AUTO(ast_cfree) char *away = ast_fs_join(dir, "sub/x/y");
+    assert_int_equal(ast_fs_mkdirs(away, 0700, NULL), AST_OK);
+    for (size_t i = 0; i < AST_ARRAY_LEN(files); i++) {
+        AST_AUTO(ast_cfree) char *path = ast_fs_join(dir, files[i].name);
+        make_file(path);
+    }
+    trap = ast_fs_join(dir, "sub/link");
+    named = ast_fs_join(dir, ".tmp-ffffffffffffffff");
+    assert_int_equal(symlink("x", trap), 0); /* leads to the file that must stay */
+    assert_int_equal(mkdir(named, 0700), 0);
+
+    assert_int_equal(ast_fs_sweep(dir, 1, 3600), 0); /* all are young */
+    assert_int_equal(ast_fs_sweep(dir, 1, 0), 2);
+    for (size_t i = 0; i < AST_ARRAY_LEN(files); i++) {
+        AST_AUTO(ast_cfree) char *path = ast_fs_join(dir, files[i].name);
+        assert_int_equal(ast_fs_exists(path), files[i].stays);
+    }
+    assert_true(ast_fs_exists(named));
+    assert_int_equal(ast_fs_sweep(deep, 0, 0), 1);
+    AST_AUTO(ast_cfree) char *none = ast_fs_join(dir, "none");
+    assert_int_equal(ast_fs_sweep(none, 3, 0), 0);
+}
+
 static void directories_are_private_from_birth(void **state)
 {
     (void)state;
@@ -289,6 +332,7 @@ int main(void)
         TEST(an_atomic_write_replaces_and_sets_the_mode),
         TEST(an_atomic_write_replaces_a_symlink_itself),
         TEST(a_failed_atomic_write_leaves_nothing_behind),
+        TEST(a_sweep_removes_the_temp_files_of_killed_writers),
         TEST(directories_are_private_from_birth),
         TEST(existence_is_of_the_name),
         TEST(join_puts_one_slash),
