@@ -1,6 +1,6 @@
 # A thin front: the build is Meson's, the machine is set up by tools/setup.
 #
-#   make run ARGS="..."       arguments for the tool behind run, check, bench, fuzz, stress
+#   make run ARGS="..."       arguments for the tool behind run, check, crash, bench, fuzz, stress
 #   make install PREFIX=/usr DESTDIR=/tmp/package
 #   make build MESON_ARGS="-Dwerror=false"
 
@@ -57,6 +57,10 @@ check-asan: setup build-asan ## the tests under the address and undefined-behavi
 	@$(PYTHON) tools/check --build build-asan $(ARGS)
 check-tsan: setup build-tsan ## the tests under the thread sanitizer
 	@$(PYTHON) tools/check --build build-tsan $(ARGS)
+
+.PHONY: crash
+crash: setup build ## kill the daemon again and again under writes; nothing acknowledged may be lost
+	@$(PYTHON) tools/crash $(ARGS)
 
 .PHONY: bench
 bench: build ## build, then measure
