@@ -137,20 +137,18 @@ static void end_loop(struct capsule *old, struct capsule *next)
     struct ast_handover *heir = NULL;
     struct ast_err err = AST_ERR_INIT;
 
-    if (capsule_loop_is_dead(old))
-        return;
     if (!next->env.is_run_loop)
         ast_log_fields(
             AST_LOG_WARN, CAPSULE_TARGET,
             "the new version has no run loop: messages queued for the old one are dropped",
             AST_F_STR("capsule", old->seat->id));
-    else if (ast_handover_new(&heir, &err))
+    else if (capsule_heir(old, &heir, &err))
         ast_log_warn(CAPSULE_TARGET,
                      "messages queued for the run loop of '" AST_STR_FMT "' are dropped: %s",
                      AST_STR_ARG(old->seat->id), err.msg);
     if (heir) {
-        next->env.inherits = heir;
-        capsule_quiesce(old, heir);
+        next->env.inherits = ast_handover_ref(heir);
+        capsule_quiesce(old);
         if (!capsule_wait_quiet(old, ast_mono_ns() + REGISTRY_STOP_NS))
             ast_log_fields(AST_LOG_WARN, CAPSULE_TARGET,
                            "run loop does not come to an end, cancelling what it does now",
@@ -159,21 +157,111 @@ static void end_loop(struct capsule *old, struct capsule *next)
     stop(old);
 }
 
+/* --- A new run loop on trial ------------------------------------------------------------------ */
+
+#define TRIAL_NS       (500 * AST_NS_PER_MS) /* for one that does not ask for messages */
+#define TRIAL_AFTER_NS (100 * AST_NS_PER_MS) /* for one that has asked once and waits */
+
+/* Prepares what comes back when the loop of `c` ends at once; it inherits from `c`. */
+static enum ast_rc make_way_back(struct capsule *old, struct capsule *c, struct capsule **ret,
+                                 struct ast_err *err)
+{
+    AST_AUTO(capsule_unref) struct capsule *back = NULL;
+    struct ast_handover *heir = NULL;
+
+    enum ast_rc rc = capsule_again(old, &back, err);
+    if (!rc)
+        rc = capsule_heir(c, &heir, err);
+    if (rc)
+        return ast_wrap(err, rc, "keep the old version at hand");
+    back->env.inherits = ast_handover_ref(heir);
+    *ret = ast_steal(&back);
+    return AST_OK;
+}
+
+/* A loop that ends before it has asked for messages twice was never of use, nor one that ends while it gets its
+ * first. */
+static bool gets_along(struct ast_capsules *r, struct capsule *c)
+{
+    int64_t deadline = ast_mono_ns() + TRIAL_NS;
+    bool has_asked = false;
+
+    AST_WITH_LOCK(&r->lock);
+    while (!atomic_load(&c->loop.ended)) {
+        unsigned n = atomic_load(&c->env.receives);
+        if (n >= 2)
+            return true;
+        if (n && !has_asked) {
+            has_asked = true;
+            deadline = AST_MIN(deadline, ast_mono_ns() + TRIAL_AFTER_NS);
+        }
+        if (!ast_cond_wait(&r->changed, &r->lock, deadline))
+            return !atomic_load(&c->loop.ended);
+    }
+    return false;
+}
+
+static enum ast_rc pass_trial(struct ast_capsules *r, struct capsule *c, struct ast_err *err)
+{
+    if (!gets_along(r, c))
+        return ast_fail(err, AST_E_INTERNAL, "the run loop ended at once: %s",
+                        c->loop.error[0] ? c->loop.error : "it returned");
+    struct ast_handover *heir = atomic_load(&c->env.heir);
+    if (heir)
+        ast_handover_close(heir); /* nobody comes back */
+    atomic_store(&c->env.is_on_trial, false);
+    if (atomic_load(
+            &c->env.is_ready)) /* after the line before: signal-ready looks the other way round */
+        ast_handover_close(c->env.inherits);
+    return AST_OK;
+}
+
+/* `c` failed, what was there before it serves again. */
+static void put_back(struct ast_capsules *r, struct capsule_seat *seat, struct capsule *c,
+                     struct capsule *back)
+{
+    struct ast_err err = AST_ERR_INIT;
+
+    ast_handover_pass(c->env.inherits, back->env.inherits); /* a loop that did not even start */
+    registry_uuid_add(r, back);
+    if (capsule_loop_start(back, &err)) {
+        ast_log_error(CAPSULE_TARGET, "the old version of '" AST_STR_FMT "' does not start: %s",
+                      AST_STR_ARG(seat->id), err.msg);
+        return; /* the health probe finds the seat dead */
+    }
+    capsule_unref(seat_replace(seat, capsule_ref(back)));
+    registry_wait_ready(r, &back, 1);
+}
+
+/* --- Taking a seat ---------------------------------------------------------------------------- */
+
 /* Lets `c` serve in place of what sat there. Pooled calls of the old load end by themselves while
  * waiting events already go to the new one. */
 static enum ast_rc take_seat(struct ast_capsules *r, struct capsule_seat *seat, struct capsule *c,
                              struct ast_err *err)
 {
-    AST_AUTO(capsule_unref) struct capsule *old = seat_current(seat);
+    AST_AUTO(capsule_unref) struct capsule *old = seat_current(seat), *back = NULL;
+    bool serves = old && !old->failed && !capsule_loop_is_dead(old);
+    bool loop_serves = serves && old->env.is_run_loop;
     enum ast_rc rc = AST_OK;
 
+    if (loop_serves && c->env.is_run_loop)
+        rc = make_way_back(old, c, &back, err);
+    if (rc)
+        return rc;
+    atomic_store(&c->env.is_on_trial, back != NULL);
     registry_uuid_add(r, c);
-    if (old && old->env.is_run_loop)
+    if (loop_serves)
         end_loop(old, c);
     if (c->env.is_run_loop)
         rc = capsule_loop_start(c, err);
-    if (rc)
-        return rc; /* a loop that was stopped for it comes back with the next pass */
+    if (!rc && c->env.is_run_loop && serves)
+        rc = pass_trial(r, c, err);
+    if (rc) {
+        if (back)
+            put_back(r, seat, c, back);
+        return rc;
+    }
     capsule_unref(seat_replace(seat, capsule_ref(c)));
     if (old && !old->env.is_run_loop)
         capsule_retire(old);

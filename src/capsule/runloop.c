@@ -8,6 +8,7 @@
  * waiting host call since the last one. Three windows without are the end. Time spent parked is
  * nobody's CPU and ends no window.
  */
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "base/log.h"
@@ -71,8 +72,13 @@ static void on_done(void *user, const struct ast_call_result *res)
         capsule_ledger_grew(c->owner->ledger, owner, res->memory_bytes);
     ast_host_call_end(&c->loop.host);
     atomic_store(&c->env.is_over, true); /* its subscriptions go to the heir, if there is one */
-    ast_handover_close(c->env.inherits);
     ast_pool_return(c->pool, c->loop.instance, /* clean= */ false);
+    struct ast_handover *heir = atomic_load(&c->env.heir);
+    if (heir)
+        ast_handover_pass(c->env.inherits, heir);
+    else
+        ast_handover_close(c->env.inherits);
+    (void)snprintf(c->loop.error, sizeof c->loop.error, "%s", res->rc ? res->error : "");
     atomic_store(&c->loop.ended, true);
     registry_signal(c->owner, c, CAPSULE_CRASHED);
     capsule_call_end(c, c->loop.ticket);

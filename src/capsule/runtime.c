@@ -38,6 +38,7 @@ static void capsule_free(struct capsule *c)
     free(c->active);
     ast_lock_done(&c->lock);
     pthread_cond_destroy(&c->quiet);
+    capsule_unref(c->origin);
     free(c);
     registry_alive(owner, -1);
 }
@@ -129,10 +130,25 @@ static void each_call(struct capsule *c, void (*fn)(struct ast_call *call))
     }
 }
 
-void capsule_quiesce(struct capsule *c, struct ast_handover *heir)
+enum ast_rc capsule_heir(struct capsule *c, struct ast_handover **ret, struct ast_err *err)
 {
-    AST_ASSERT(!atomic_load(&c->env.heir)); /* a load is replaced once */
-    atomic_store(&c->env.heir, ast_handover_ref(heir));
+    struct ast_handover *h = atomic_load(&c->env.heir);
+
+    if (h) {
+        ast_handover_reopen(h);
+    } else {
+        enum ast_rc rc = ast_handover_new(&h, err);
+        if (rc)
+            return rc;
+        atomic_store(&c->env.heir, h);
+    }
+    *ret = h;
+    return AST_OK;
+}
+
+void capsule_quiesce(struct capsule *c)
+{
+    AST_ASSERT(atomic_load(&c->env.heir));
     atomic_store(&c->env.quiescing, true); /* before the wake-ups: waits must see it */
     each_call(c, ast_call_wake);
 }
@@ -289,6 +305,13 @@ static void on_ready(void *arg)
     registry_signal(c->owner, c, CAPSULE_READY);
 }
 
+static void on_receive(void *arg)
+{
+    struct capsule *c = arg;
+    AST_WITH_LOCK(&c->owner->lock);
+    pthread_cond_broadcast(&c->owner->changed);
+}
+
 enum ast_rc capsule_env_fill(struct capsule *c, struct ast_err *err)
 {
     struct ast_capsules *r = c->owner;
@@ -315,6 +338,8 @@ enum ast_rc capsule_env_fill(struct capsule *c, struct ast_err *err)
                                            AST_STR("audit:read_all"));
     env->on_ready = on_ready;
     env->on_ready_arg = c;
+    env->on_receive = on_receive;
+    env->on_receive_arg = c;
     env->capsule = c;
     enum ast_rc rc = ast_arena_check(&c->memory, err);
     if (!rc)
@@ -483,6 +508,33 @@ enum ast_rc capsule_try(struct ast_capsules *owner, struct capsule_seat *seat, c
                         struct ast_manifest *manifest, struct capsule **ret, struct ast_err *err)
 {
     return prepare(owner, seat, dir, manifest, /* is_trial= */ true, ret, err);
+}
+
+enum ast_rc capsule_again(struct capsule *old, struct capsule **ret, struct ast_err *err)
+{
+    AST_AUTO(capsule_unref)
+    struct capsule *c = capsule_new(old->owner, old->seat, old->manifest);
+
+    AST_ASSERT(old->env.is_run_loop);
+    if (!c)
+        return ast_fail(err, AST_E_NO_MEMORY, "capsule");
+    c->origin = capsule_ref(old->origin ? old->origin : old);
+    memcpy(c->fingerprint, old->fingerprint, sizeof c->fingerprint);
+    enum ast_rc rc = capsule_env_fill(c, err);
+    if (rc)
+        return rc;
+    c->env.config = old->env.config;
+    c->env.config_count = old->env.config_count;
+    c->env.declared = old->env.declared;
+    c->env.declared_count = old->env.declared_count;
+    c->env.secret_keys = old->env.secret_keys;
+    c->env.secret_key_count = old->env.secret_key_count;
+    c->env.is_run_loop = true;
+    c->module = ast_module_ref(old->module);
+    rc = capsule_pool_make(c, /* single= */ true, err);
+    if (!rc)
+        *ret = ast_steal(&c);
+    return rc;
 }
 
 /* --- Has it changed? -------------------------------------------------------------------------- */

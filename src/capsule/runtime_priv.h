@@ -35,7 +35,8 @@ struct capsule_loop {
     int64_t window_end_ns;
     uint64_t progress_seen;
     unsigned idle_windows;
-    uint32_t ticks; /* of guest computing */
+    uint32_t ticks;                /* of guest computing */
+    char error[AST_ERR_MSG_BYTES]; /* why it ended; empty: it returned. Written before `ended` */
     atomic_bool ended;
 };
 
@@ -47,6 +48,8 @@ struct capsule {
     uint64_t serial;                     /* tells this load from every other one of the registry */
     const struct ast_manifest *manifest; /* `own_manifest`, or borrowed (lifecycle hooks) */
     struct ast_manifest *own_manifest;
+    struct capsule
+        *origin; /* reference; whose manifest and configuration this one uses; NULL: own */
     struct ast_arena memory; /* the arrays of `env` */
     struct ast_host_env env;
     struct ast_module *module;             /* owned; NULL: failed to load, or nothing to run */
@@ -89,6 +92,10 @@ enum ast_rc capsule_try(struct ast_capsules *owner, struct capsule_seat *seat, c
  * new version is being written. */
 bool capsule_is_settled(struct ast_capsules *owner, const char *dir,
                         const struct ast_manifest *manifest);
+/* The same run loop once more, not started: of the files that `old` was made from, which need not exist any
+ * more. */
+AST_MUST_CHECK
+enum ast_rc capsule_again(struct capsule *old, struct capsule **ret, struct ast_err *err);
 /* A placeholder for listings: takes the manifest. NULL: no memory. */
 struct capsule *capsule_failed_new(struct ast_capsules *owner, struct capsule_seat *seat,
                                    struct ast_manifest *manifest);
@@ -103,10 +110,13 @@ bool capsule_call_begin(struct capsule *c, struct capsule_ticket *ret);
 void capsule_call_started(struct capsule *c, struct capsule_ticket ticket, struct ast_call *call);
 void capsule_call_end(struct capsule *c, struct capsule_ticket ticket);
 
+/* Where the subscriptions of a run loop go when it ends, ready to take them. *ret: borrowed from `c`. */
+AST_MUST_CHECK
+enum ast_rc capsule_heir(struct capsule *c, struct ast_handover **ret, struct ast_err *err);
 /* A run loop that is about to be replaced: it finishes what it was given, then ends (see
- * ast_host_env.quiescing); its subscriptions go to `heir`. Follow with capsule_wait_quiet() and
- * capsule_stop(). Takes a reference. */
-void capsule_quiesce(struct capsule *c, struct ast_handover *heir);
+ * ast_host_env.quiescing). After capsule_heir(); follow with capsule_wait_quiet() and
+ * capsule_stop(). */
+void capsule_quiesce(struct capsule *c);
 /* No new calls; those under way are cancelled. */
 void capsule_stop(struct capsule *c);
 /* No new calls; those under way may end by themselves (a newer load took over). */

@@ -69,6 +69,10 @@ void ast_handover_unref(
     struct ast_handover *h); /* NULL is fine; the last one closes what is left */
 /* Closes what nobody asked for; nothing is taken any more. NULL is fine. */
 void ast_handover_close(struct ast_handover *h);
+/* Takes again, for the next one in line. */
+void ast_handover_reopen(struct ast_handover *h);
+/* What nobody asked for goes from one to the other; `from` (NULL is fine) is closed after it. */
+void ast_handover_pass(struct ast_handover *from, struct ast_handover *to);
 
 /* What a capsule may do with identities: each level includes those before it (spec 05 §13.1). */
 enum ast_identity_level {
@@ -112,12 +116,18 @@ struct ast_host_env {
     struct ast_permits *blocking, *io;
     void (*on_ready)(void *arg); /* signal-ready; idempotent; run loops only */
     void *on_ready_arg;
+    void (*on_receive)(
+        void *arg); /* the first two times a run loop asks for messages; NULL: none */
+    void *on_receive_arg;
+    atomic_uint receives;  /* how often a run loop asked for messages; counts to two */
     atomic_bool unloading; /* set before waking the capsule's calls: waits end promptly */
     /* A run loop that is being replaced: what it was given it finishes; when it asks for more (poll or recv on a
      * subscription older than its signal-ready) it ends and its messages stay queued. */
     atomic_bool quiescing;
     atomic_bool is_ready; /* signal-ready was called */
-    atomic_bool is_over;  /* the run loop's call ended: its handles go with the instance */
+    /* The load before it may come back: what this one has not asked for waits until that is decided. */
+    atomic_bool is_on_trial;
+    atomic_bool is_over; /* the run loop's call ended: its handles go with the instance */
     _Atomic(struct ast_handover *)
         heir; /* owned reference; where its subscriptions go then; NULL: closed */
     struct ast_handover *inherits; /* owned reference; set before the loop starts; NULL: nothing */

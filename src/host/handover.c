@@ -69,6 +69,28 @@ void ast_handover_close(struct ast_handover *h)
     ast_vec_done(&left);
 }
 
+void ast_handover_reopen(struct ast_handover *h)
+{
+    AST_WITH_LOCK(&h->lock);
+    h->is_closed = false;
+}
+
+void ast_handover_pass(struct ast_handover *from, struct ast_handover *to)
+{
+    if (!from)
+        return;
+    ast_lock(&from->lock);
+    AST_VEC(struct host_queue *) left = { from->left.v, from->left.n, from->left.cap };
+    from->is_closed = true;
+    from->left.v = NULL;
+    from->left.n = from->left.cap = 0;
+    ast_unlock(&from->lock);
+    ast_vec_each (&left, q)
+        if (!host_handover_give(to, *q))
+            host_queue_close(*q);
+    ast_vec_done(&left);
+}
+
 bool host_handover_give(struct ast_handover *h, struct host_queue *q)
 {
     AST_WITH_LOCK(&h->lock);

@@ -314,9 +314,19 @@ static bool end_here(struct ast_abi *a, struct ast_ipc_subscription *s)
     return true;
 }
 
+/* Whoever started the loop may want to know that it works. */
+static void asks_for_messages(struct ast_host_env *env)
+{
+    if (!env->on_receive || atomic_load_explicit(&env->receives, memory_order_relaxed) >= 2)
+        return;
+    atomic_fetch_add(&env->receives, 1);
+    env->on_receive(env->on_receive_arg);
+}
+
 int ast_ipc_subscription_poll(struct ast_abi *a, struct ast_ipc_subscription *self,
                               struct ast_ipc_ipc_envelope *ret, struct ast_ipc_error *reterr)
 {
+    asks_for_messages(host_call(a)->env);
     if (!end_here(a, self))
         (void)take(host_call(a), self);
     return envelope(a, poll_fn, self, ret, reterr);
@@ -350,6 +360,7 @@ int ast_ipc_subscription_recv(struct ast_abi *a, struct ast_ipc_subscription *se
 {
     struct ast_host_call *call = host_call(a);
     host_progress(call);
+    asks_for_messages(call->env);
     if (!end_here(a, self) && !take(call, self) && timeout_ms && !host_is_unloading(call))
         wait_message(a, self, host_recv_wait_ms(call->env->host, timeout_ms));
     return envelope(a, recv_fn, self, ret, reterr);

@@ -163,7 +163,8 @@ void ast_sys_signal_ready(struct ast_abi *a)
     if (!env->is_run_loop)
         return;
     atomic_store(&env->is_ready, true);
-    ast_handover_close(env->inherits);
+    if (!atomic_load(&env->is_on_trial)) /* else whoever decides looks at is_ready then */
+        ast_handover_close(env->inherits);
     if (env->on_ready)
         env->on_ready(env->on_ready_arg);
 }

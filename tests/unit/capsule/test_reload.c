@@ -305,6 +305,116 @@ static void what_the_next_loop_does_not_subscribe_is_closed(void **state)
     rig_close(&r);
 }
 
+#define SUBSCRIBE "(call $subscribe (i32.const 2000) (i32.const 6) (i32.const 5200)) (call $ready)"
+#define ONE_POLL  "(call $recv (i32.load (i32.const 5204)) (i64.const 0) (i32.const 5304))"
+
+static void a_loop_that_ends_at_once_leaves_the_old_one_serving_and_loses_nothing(void **state)
+{
+    enum { EACH = 20 };
+    static const struct {
+        const char *wat, *says;
+    } bad[] = {
+        { LOOP("b", "(unreachable)"), "ended at once: " },
+        { LOOP("b", "(call $ready)"), "ended at once: it returned" },
+        { LOOP("b", SUBSCRIBE "(unreachable)"), "ended at once: " },
+        /* Says that it is ready and asks for nothing of what it inherits. */
+        { LOOP("b", "(call $ready) (unreachable)"), "ended at once: " },
+    };
+    struct rig r;
+    char json[32];
+    size_t sent = 0;
+    rig_open(&r, NULL);
+    rig_install(&r, "loop", GATE, LOOP("a", SERVE));
+    load_all(&r);
+    for (size_t k = 0; k < AST_ARRAY_LEN(bad); k++) {
+        for (size_t i = 0; i < EACH; i++) {
+            (void)snprintf(json, sizeof json, "{\"i\":%zu}", sent++);
+            rig_publish(&r, "t.gate", "p0", json);
+        }
+        (void)rig_await(&r, "t.out.a", sent - EACH);
+        rig_install(&r, "loop", GATE, bad[k].wat);
+        load_all(&r);
+        assert_non_null(strstr(ast_capsules_failure(r.capsules, AST_STR("loop")), bad[k].says));
+        assert_false(rig_row(&r, "loop").failed);
+        for (size_t i = sent - EACH; i < sent; i++) {
+            (void)snprintf(json, sizeof json, "{\"i\":%zu}", i);
+            assert_str(rig_await(&r, "t.out.a", i)->body, json);
+        }
+    }
+    assert_int_equal(rig_count(&r, "t.out.b"), 0);
+    rig_install(&r, "loop", GATE, LOOP("c", SERVE)); /* one that works takes over as ever */
+    load_all(&r);
+    assert_null(ast_capsules_failure(r.capsules, AST_STR("loop")));
+    rig_publish(&r, "t.gate", "p0", "{}");
+    (void)rig_await(&r, "t.out.c", 0);
+    rig_close(&r);
+}
+
+static void a_loop_that_ends_on_its_first_message_leaves_the_old_one_serving(void **state)
+{
+    struct rig r;
+    rig_open(&r, NULL);
+    rig_install(&r, "loop", GATE, LOOP("a", SERVE));
+    load_all(&r);
+    rig_install(&r, "loop", GATE, LOOP("b", SUBSCRIBE ONE_POLL "(unreachable)"));
+    load_all(&r);
+    assert_non_null(ast_capsules_failure(r.capsules, AST_STR("loop")));
+    rig_publish(&r, "t.gate", "p0", "{}");
+    (void)rig_await(&r, "t.out.a", 0);
+    rig_close(&r);
+}
+
+static void three_loops_one_after_the_other_hand_on_what_waits(void **state)
+{
+    enum { EACH = 100 };
+    static const char *const tags[] = { "t.out.a", "t.out.b", "t.out.c" };
+    static const char *const wats[] = { LOOP("a", SERVE), LOOP("b", SERVE), LOOP("c", SERVE) };
+    struct rig r;
+    char json[32];
+    size_t expected = 0;
+    rig_open(&r, NULL);
+    rig_install(&r, "loop", GATE, wats[0]);
+    load_all(&r);
+    for (size_t i = 0; i < EACH; i++) {
+        (void)snprintf(json, sizeof json, "{\"i\":%zu}", i);
+        rig_publish(&r, "t.gate", i % 2 ? "p1" : "p0", json);
+    }
+    for (size_t k = 1; k < AST_ARRAY_LEN(tags); k++) {
+        rig_install(&r, "loop", GATE, wats[k]);
+        load_all(&r);
+        if (k == 1)
+            rig_publish(&r, "t.gate", "p2", "{}"); /* for the last one, or the one before it */
+    }
+    rig_until(rig_count(&r, tags[0]) + rig_count(&r, tags[1]) + rig_count(&r, tags[2]) == EACH + 1);
+    for (size_t i = 0; i < r.n; i++) /* each principal's in order, whoever served them */
+        if (ast_str_starts(r.events[i]->topic, AST_STR("t.out.")) &&
+            ast_str_eq(r.events[i]->principal, AST_STR("p0"))) {
+            (void)snprintf(json, sizeof json, "{\"i\":%zu}", expected);
+            assert_str(r.events[i]->body, json);
+            expected += 2;
+        }
+    assert_int_equal(expected, EACH);
+    rig_close(&r);
+}
+
+static void a_loop_that_ends_at_once_does_not_take_the_place_of_a_handler(void **state)
+{
+    struct rig r;
+    rig_open(&r, NULL);
+    rig_install(&r, "loop", RIG_ON("t.in", "see"), RIG_HANDLER);
+    load_all(&r);
+    rig_install(&r, "loop", GATE, LOOP("b", "(unreachable)"));
+    load_all(&r);
+    assert_non_null(ast_capsules_failure(r.capsules, AST_STR("loop")));
+    rig_publish(&r, "t.in", "alice", "{}");
+    (void)rig_await(&r, "t.out.see", 0);
+    rig_install(&r, "loop", GATE, LOOP("c", SERVE));
+    load_all(&r);
+    rig_publish(&r, "t.gate", "alice", "{}");
+    (void)rig_await(&r, "t.out.c", 0);
+    rig_close(&r);
+}
+
 /* --- Versions that do not load ------------------------------------------------------------------ */
 
 #define HOOK_TRAPS                                                                                 \
@@ -478,6 +588,10 @@ int main(void)
         T(a_replaced_loop_finishes_what_it_was_given_and_leaves_the_rest_to_the_next),
         T(a_replaced_loop_gets_the_reply_it_waits_for),
         T(what_the_next_loop_does_not_subscribe_is_closed),
+        T(a_loop_that_ends_at_once_leaves_the_old_one_serving_and_loses_nothing),
+        T(a_loop_that_ends_on_its_first_message_leaves_the_old_one_serving),
+        T(three_loops_one_after_the_other_hand_on_what_waits),
+        T(a_loop_that_ends_at_once_does_not_take_the_place_of_a_handler),
         T(a_version_that_does_not_load_is_not_installed_and_the_old_one_serves),
         T(a_new_version_on_disk_is_loaded_once_its_files_agree),
         T(a_second_folder_of_a_loaded_capsule_changes_nothing),
