@@ -59,6 +59,8 @@ enum ast_capsules_notice {
  * With `is_last` it does not wait for that: a load is tried and says in the log what is wrong. A
  * directory of a capsule that is loaded from elsewhere counts as SAME. Blocks; loader thread. */
 enum ast_capsules_notice ast_capsules_notice(struct ast_capsules *r, const char *dir, bool is_last);
+/* Folders below a capsule's whose files do not count: ".", "..", ".git" and what builds leave (spec 07 §5). */
+bool ast_capsules_ignore_dir(const char *name);
 
 /* Whether what is staged in `dir` would come to serve: fits ast_install_options.try_load with the
  * registry as its arg. No guest code runs. Blocks; loader thread. */

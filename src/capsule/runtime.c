@@ -547,32 +547,3 @@ bool capsule_is_settled(struct ast_capsules *owner, const char *dir,
     return !manifest->component_count ||
            read_verified(owner->host->home, dir, manifest, &wasm, /* err= */ NULL) == AST_OK;
 }
-
-/* Frees `path` (NULL: no memory). */
-static void feed_file(struct ast_blake3_state *s, char *path)
-{
-    AST_AUTO(ast_buf_done) struct ast_buf text = AST_BUF_INIT(MANIFEST_MAX_BYTES);
-    struct ast_err unused = AST_ERR_INIT;
-    uint64_t n = UINT64_MAX; /* no such file, or none we would read */
-
-    if (path && ast_fs_read(path, MANIFEST_MAX_BYTES, &text, &unused) == AST_OK)
-        n = text.n;
-    ast_blake3_feed(s, ast_str_n(&n, sizeof n)); /* where one file ends and the next begins */
-    ast_blake3_feed(s, ast_buf_view(&text));
-    free(path);
-}
-
-/* meta.json names the binary by its hash, so the binary itself is not read. */
-void capsule_fingerprint(struct ast_capsules *owner, const char *dir, struct ast_str id,
-                         uint8_t out[static AST_BLAKE3_BYTES])
-{
-    struct ast_blake3_state s;
-
-    ast_blake3_begin(&s);
-    feed_file(&s, ast_fs_join(dir, "Capsule.toml"));
-    feed_file(&s, ast_fs_join(dir, "meta.json"));
-    feed_file(&s, ast_fs_join(dir, ".env.json"));
-    feed_file(&s, ast_home_path(owner->host->home, "home/%s/.config/env/" AST_STR_FMT ".env.json",
-                                owner->owner.name, AST_STR_ARG(id)));
-    ast_blake3_end(&s, out);
-}

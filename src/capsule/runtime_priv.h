@@ -99,9 +99,6 @@ enum ast_rc capsule_again(struct capsule *old, struct capsule **ret, struct ast_
 /* A placeholder for listings: takes the manifest. NULL: no memory. */
 struct capsule *capsule_failed_new(struct ast_capsules *owner, struct capsule_seat *seat,
                                    struct ast_manifest *manifest);
-/* What the files of `dir` look like now; changes when a reload has something to do. */
-void capsule_fingerprint(struct ast_capsules *owner, const char *dir, struct ast_str id,
-                         uint8_t out[static AST_BLAKE3_BYTES]);
 
 /* Registers a call. False: the capsule is stopping, do not start it. */
 bool capsule_call_begin(struct capsule *c, struct capsule_ticket *ret);
@@ -136,6 +133,12 @@ static inline bool capsule_is_pooled(const struct capsule *c)
 AST_MUST_CHECK
 enum ast_rc capsule_loop_start(struct capsule *c, struct ast_err *err);
 bool capsule_loop_is_dead(const struct capsule *c); /* a run loop that has ended */
+
+/* --- fingerprint.c ---------------------------------------------------------------------------- */
+
+/* What the files of `dir` look like now; changes when a reload has something to do. */
+void capsule_fingerprint(struct ast_capsules *owner, const char *dir, struct ast_str id,
+                         uint8_t out[static AST_BLAKE3_BYTES]);
 
 /* --- config.c --------------------------------------------------------------------------------- */
 

@@ -10,6 +10,7 @@
  */
 #include <dirent.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 
 #include "base/fs.h"
 #include "base/log.h"
@@ -24,16 +25,32 @@
 #define WATCHES_MAX  64u /* folders below one capsule */
 #define CAPSULES_MAX 1024u
 #define ROOTS        2u
+#define LEVELS_MAX   8u
 
+struct root;
+
+/* A folder on the way to a root: each is watched, for the root may come, go or be replaced by what happens to any. */
+struct level {
+    struct root *root;
+    char *path; /* owned */
+    dev_t dev;  /* of the folder when the watch was made: another one may take its name */
+    ino_t ino;
+    struct ast_dirwatch *watch;
+};
+
+/* Owner: main loop. */
 struct root {
     struct kernel_watch *w;
-    char *path; /* owned; NULL: none */
-    struct ast_dirwatch *watch;
+    char *path;                      /* owned; NULL: none */
+    const char *floor;               /* borrowed: the folder above it that is always there */
+    struct level levels[LEVELS_MAX]; /* from the floor down, as far as there are folders */
+    size_t n;
 };
 
 /* Owner: main loop; `busy` says that the loader thread looks at `dir`. */
 struct folder {
     struct kernel_watch *w;
+    const struct root *root;
     char *dir; /* owned */
     AST_VEC(struct ast_dirwatch *) watches;
     struct ast_timer *quiet;
@@ -79,15 +96,6 @@ static void on_inside(void *arg, const char *name)
     touch(arg);
 }
 
-static bool is_ignored(const char *name)
-{
-    static const char *const names[] = { ".", "..", ".git", "node_modules", "target", "dist" };
-    for (size_t i = 0; i < AST_ARRAY_LEN(names); i++)
-        if (strcmp(name, names[i]) == 0)
-            return true;
-    return false;
-}
-
 static void watch_below(struct folder *f, const char *path, unsigned depth)
 {
     struct ast_dirwatch *watch = NULL;
@@ -109,8 +117,9 @@ static void watch_below(struct folder *f, const char *path, unsigned depth)
         return; /* gone again: its own folder tells */
     for (const struct dirent *e; (e = readdir(dir));) {
         AST_AUTO(ast_cfree)
-        char *below =
-            e->d_type == DT_DIR && !is_ignored(e->d_name) ? ast_fs_join(path, e->d_name) : NULL;
+        char *below = e->d_type == DT_DIR && !ast_capsules_ignore_dir(e->d_name)
+                          ? ast_fs_join(path, e->d_name)
+                          : NULL;
         if (below)
             watch_below(f, below, depth + 1);
     }
@@ -214,6 +223,7 @@ static struct folder *folder_for(struct root *r, const char *name)
     if (!f)
         return NULL;
     f->w = w;
+    f->root = r;
     f->dir = ast_steal(&dir);
     f->quiet = ast_timer_new(w->k->loop, on_quiet, f);
     if (f->quiet && ast_vec_push(&w->folders, f))
@@ -247,10 +257,117 @@ static void scan(struct root *r, bool is_news)
     closedir(dir);
 }
 
+/* The path's first n bytes, a folder on the way; free() it. NULL: no such folder, or no memory. */
+static char *folder_on_the_way(const struct root *r, size_t n, struct stat *ret)
+{
+    char *path = ast_str_dup(ast_str_n(r->path, n));
+
+    if (path && stat(path, ret) == 0 && S_ISDIR(ret->st_mode))
+        return path;
+    free(path);
+    return NULL;
+}
+
+/* Where the next level's path ends; 0: there is none. */
+static size_t next_end(const struct root *r, size_t end)
+{
+    size_t n = strlen(r->path);
+
+    if (end >= n)
+        return 0;
+    const char *slash = strchr(r->path + end + 1, '/');
+    return slash ? (size_t)(slash - r->path) : n;
+}
+
+static size_t first_end(const struct root *r)
+{
+    size_t n = strlen(r->floor);
+    while (n > 1 && r->floor[n - 1] == '/')
+        n--;
+    return n;
+}
+
+/* Whether all folders on the way are watched, and are those that were. */
+static bool is_placed(const struct root *r)
+{
+    size_t i = 0;
+    struct stat st;
+
+    for (size_t end = first_end(r); end; end = next_end(r, end), i++) {
+        AST_AUTO(ast_cfree) char *path = folder_on_the_way(r, end, &st);
+        if (!path)
+            break;
+        if (i >= r->n || r->levels[i].dev != st.st_dev || r->levels[i].ino != st.st_ino)
+            return false;
+    }
+    return i == r->n;
+}
+
+static bool is_there(const struct root *r)
+{
+    return r->n && strcmp(r->levels[r->n - 1].path, r->path) == 0;
+}
+
+static void levels_drop(struct root *r)
+{
+    for (; r->n; r->n--) {
+        ast_dirwatch_close(r->levels[r->n - 1].watch);
+        free(r->levels[r->n - 1].path);
+    }
+}
+
+static void on_entry(void *arg, const char *name);
+
+static void levels_make(struct root *r)
+{
+    struct ast_err err = AST_ERR_INIT;
+    struct stat st;
+
+    for (size_t end = first_end(r); end && r->n < LEVELS_MAX; end = next_end(r, end)) {
+        struct level *l = &r->levels[r->n];
+        char *path = folder_on_the_way(r, end, &st);
+        if (!path)
+            return;
+        *l = (struct level){ .root = r, .path = path, .dev = st.st_dev, .ino = st.st_ino };
+        if (ast_dirwatch_new(r->w->k->loop, path, on_entry, l, &l->watch, &err)) {
+            say_unwatched(r->w, err.msg);
+            free(path);
+            return;
+        }
+        r->n++;
+    }
+}
+
+static void place(struct root *r, bool is_news)
+{
+    for (unsigned tries = 0; tries < PATIENCE && !is_placed(r); tries++) {
+        levels_drop(r);
+        levels_make(r); /* what changed meanwhile is seen by the next round, or by the watches */
+    }
+    if (is_there(r))
+        scan(r, is_news);
+}
+
+/* The root came, went, or is another folder now. */
+static void move(struct root *r)
+{
+    for (size_t i = 0; i < r->w->folders.n; i++)
+        if (r->w->folders.v[i]->root == r)
+            touch(r->w->folders.v[i]);
+    place(r, /* is_news= */ true);
+}
+
 static void on_entry(void *arg, const char *name)
 {
-    struct root *r = arg;
+    const struct level *l = arg;
+    struct root *r = l->root;
 
+    if (!is_placed(r)) {
+        move(r);
+        return;
+    }
+    if (strcmp(l->path, r->path) != 0)
+        return; /* something else in a folder above */
     if (!name) {
         scan(r, /* is_news= */ true);
         return;
@@ -262,18 +379,14 @@ static void on_entry(void *arg, const char *name)
     touch(f);
 }
 
-static void watch_root(struct kernel_watch *w, struct root *r, char *path)
+/* Takes the path. */
+static void watch_root(struct kernel_watch *w, struct root *r, char *path, const char *floor)
 {
-    struct ast_err err = AST_ERR_INIT;
-
-    r->w = w;
-    r->path = path;
-    if (!path || !ast_fs_is_dir(path))
-        return; /* a workspace without capsules of its own */
-    if (ast_dirwatch_new(w->k->loop, path, on_entry, r, &r->watch, &err))
-        say_unwatched(w, err.msg);
+    *r = (struct root){ .w = w, .path = path, .floor = floor };
+    if (path)
+        place(r, /* is_news= */ false);
     else
-        scan(r, /* is_news= */ false);
+        say_unwatched(w, "out of memory");
 }
 
 /* --- Life ------------------------------------------------------------------------------------------------------ */
@@ -290,9 +403,9 @@ enum ast_rc kernel_watch_start(struct ast_kernel *k, struct kernel_watch **ret, 
     w->k = k;
     if (ast_fs_mkdirs(own, 0700, err))
         say_unwatched(w, err ? err->msg : own);
-    watch_root(w, &w->roots[0], ast_steal(&own));
-    if (k->workspace)
-        watch_root(w, &w->roots[1], ast_fs_join(k->workspace, ".astrid/capsules"));
+    watch_root(w, &w->roots[0], ast_steal(&own), k->home->root);
+    if (k->workspace) /* it may get capsules of its own later */
+        watch_root(w, &w->roots[1], ast_fs_join(k->workspace, ".astrid/capsules"), k->workspace);
     *ret = w;
     return AST_OK;
 }
@@ -302,7 +415,7 @@ void kernel_watch_stop(struct kernel_watch *w)
     if (!w)
         return;
     for (size_t i = 0; i < ROOTS; i++) {
-        ast_dirwatch_close(w->roots[i].watch);
+        levels_drop(&w->roots[i]);
         free(w->roots[i].path);
     }
     ast_vec_each (&w->folders, f)

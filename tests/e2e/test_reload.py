@@ -229,6 +229,70 @@ class Folders(Swapping):
         equal(self._ask("asked for"), "two")
 
 
+    def a_file_beside_the_manifest_counts_and_what_builds_leave_does_not(self):
+        equal(self._install(self.one).returncode, 0)
+        watcher = self.d.client()
+        for folder in ("target", ".git", "node_modules", "dist"):
+            os.mkdir(os.path.join(self.folder, folder))
+            with open(os.path.join(self.folder, folder, "x"), "w") as f:
+                f.write("x")
+        check(watcher.nothing_comes(1.5))
+        os.mkdir(os.path.join(self.folder, "context"))
+        with open(os.path.join(self.folder, "context", "guide.md"), "w") as f:
+            f.write("# Guide")
+        self._loaded_events(watcher)
+        equal(self._ask("with a guide"), "one")
+
+    def a_binary_put_there_by_hand_is_noticed_and_refused(self):
+        equal(self._install(self.one).returncode, 0)
+        with open(os.path.join(self.folder, "Capsule.toml")) as f:
+            name = re.search('file = "([^"]+)"', f.read()).group(1)
+        with open(os.path.join(self.folder, "meta.json")) as f:
+            recorded = json.load(f)["wasm_hash"]
+        with open(self.d.path("bin", recorded + ".wasm"), "rb") as f:
+            code = f.read()
+        with open(os.path.join(self.folder, name), "wb") as f:
+            f.write(code + b"\0\5\1xabc") # a custom section
+        wait_for(lambda: "expected BLAKE3 " + recorded in self.d.log(), 20, "the line that says why")
+        check("keeping the one that runs" in self.d.log())
+        equal(self._ask("still"), "one")
+
+
+class Workspace(Swapping):
+    """The workspace of these daemons is their home."""
+
+    def a_folder_of_capsules_made_after_the_start_is_found_and_followed(self):
+        equal(self.d.cli("capsule", "remove", "astrid-echo").returncode, 0)
+        top = self.d.path(".astrid")
+        self.folder, home = os.path.join(top, "capsules", "astrid-echo"), self.folder
+        for name in ("one", "two"):
+            watcher = self.d.client()
+            os.mkdir(top)
+            os.makedirs(self.folder)
+            self._put(name)
+            self._loaded_events(watcher)
+            equal(self._ask("from the workspace"), name)
+            os.rename(top, self.d.path("moved away"))
+            ids = self._loaded_events(watcher)["payload"]["capsule_ids"]
+            check("astrid-echo" not in ids, ids)
+            shutil.rmtree(self.d.path("moved away"))
+            watcher.close()
+        self.folder = home
+        equal(self._install(self.one).returncode, 0)
+
+    def the_folder_of_the_home_may_be_replaced_as_a_whole(self):
+        root = os.path.dirname(self.folder)
+        watcher = self.d.client()
+        self._put("two")
+        self._loaded_events(watcher)
+        os.rename(root, root + ".old")
+        self._loaded_events(watcher)
+        os.makedirs(self.folder)
+        self._put("one")
+        self._loaded_events(watcher)
+        equal(self._ask("replaced"), "one")
+
+
 class Unwatched(Case):
     def set_up(self):
         self.d = harness.Daemon(capsules=["astrid-echo"], config="[gateway]\nwatch_plugins = false\n").start()
