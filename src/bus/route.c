@@ -42,6 +42,7 @@ struct ast_route {
     char *label; /* owned, immutable, like the callbacks */
     bool (*filter)(void *arg, const struct ast_msg *msg);
     void (*notify)(void *arg);
+    void (*lost)(void *arg, struct ast_str principal);
     void *arg;
 
     atomic_size_t queued; /* messages; written under the lock, read by who may find none */
@@ -163,6 +164,8 @@ static void on_drop(void *arg, enum bus_drop why, const struct ast_msg *msg)
     r->dropped_total++;
     r->dropped_recent++;
     count_by_class(r, AST_METRIC_ROUTE_EVICTIONS, r->evictions, msg->principal);
+    if (r->lost)
+        r->lost(r->arg, msg->principal);
 
     struct drop_log *log = &r->logs[why];
     int64_t now = atomic_load(&drop_clock)();
@@ -312,6 +315,7 @@ enum ast_rc ast_route_open(struct ast_bus *bus, const struct ast_route_config *c
     r->sink.scope_admits_system = cfg->scope_admits_system;
     r->filter = cfg->filter;
     r->notify = cfg->notify;
+    r->lost = cfg->lost;
     r->arg = cfg->arg;
     ast_lock_init(&r->lock, AST_LOCK_queue);
     bus_queues_init(&r->queues);

@@ -30,6 +30,9 @@ struct ast_route_config {
     bool (*filter)(void *arg, const struct ast_msg *msg);
     /* After a message was queued (or refused for size); any thread, no lock held; NULL: none. */
     void (*notify)(void *arg);
+    /* A message of that principal (empty: none) was evicted or refused; any thread, under the route's lock: count
+     * it, nothing more. NULL: none. */
+    void (*lost)(void *arg, struct ast_str principal);
     void *arg;
 };
 

@@ -63,6 +63,14 @@ static bool capsule_holds(void *arg, const struct ast_uuid *uuid, struct ast_str
     return false;
 }
 
+static void count_lost(void *arg, struct ast_str principal)
+{
+    struct ast_capsules *r = arg;
+    if (!ast_principal_valid(principal)) /* the system's, or none that could have an account */
+        principal = ast_principal_str(&r->owner);
+    capsule_ledger_dropped(r->ledger, principal, ast_mono_ns());
+}
+
 /* --- Seats ------------------------------------------------------------------------------------ */
 
 struct capsule_seat *registry_seat_find(struct ast_capsules *r, struct ast_str id)
@@ -291,6 +299,8 @@ enum ast_rc ast_capsules_new(const struct ast_capsules_config *cfg, struct ast_c
     ast_metrics_on_scrape(activity_scrape, r);
     r->host->capsule_holds = capsule_holds;
     r->host->capsule_holds_arg = r;
+    r->host->count_lost = count_lost;
+    r->host->count_lost_arg = r;
     *ret = r;
     return AST_OK;
 }
@@ -319,6 +329,8 @@ void ast_capsules_free(struct ast_capsules *r)
     quiet = wait_all_gone(r, deadline_ns) && quiet;
     if (r->host->capsule_holds_arg == r)
         r->host->capsule_holds = NULL;
+    if (r->host->count_lost_arg == r)
+        r->host->count_lost = NULL;
     if (!quiet) { /* to free under a running call would be worse */
         ast_log_error(CAPSULE_TARGET, "capsules did not end in time, their memory is kept");
         return;

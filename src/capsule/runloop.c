@@ -32,13 +32,24 @@ bool capsule_loop_is_dead(const struct capsule *c)
     return c->env.is_run_loop && atomic_load(&c->loop.ended);
 }
 
+void capsule_loop_charge(void *capsule, struct ast_str principal, uint64_t fuel)
+{
+    struct capsule *c = capsule;
+    const struct capsule_reservation none = { 0 };
+
+    capsule_ledger_charge(c->owner->ledger, principal, &none, fuel, ast_mono_ns());
+    seat_used(c->seat, fuel, /* memory_bytes= */ 0);
+}
+
 static bool on_tick(void *user, int64_t now_ns)
 {
     struct capsule *c = capsule_of(user);
     struct capsule_loop *l = &c->loop;
 
     l->ticks++;
-    seat_used(c->seat, TICK_FUEL, /* memory_bytes= */ 0); /* who watches sees it while it runs */
+    /* The engine does not tell its count in the middle of a computation. */
+    l->host.fuel_told += TICK_FUEL;
+    capsule_loop_charge(c, ast_principal_str(&l->host.invoking), TICK_FUEL);
     if (!l->bounded || now_ns < l->window_end_ns)
         return true;
     /* differs: every waiting host call counts, not only recv */
@@ -53,7 +64,6 @@ static void on_done(void *user, const struct ast_call_result *res)
 {
     AST_AUTO(capsule_unref) struct capsule *c = capsule_of(user); /* the loop's reference */
     struct ast_str owner = ast_principal_str(&c->env.owner);
-    const struct capsule_reservation none = { 0 };
     bool asked = atomic_load(&c->env.unloading) || atomic_load(&c->env.quiescing);
 
     if (res->rc && !asked)
@@ -64,10 +74,11 @@ static void on_done(void *user, const struct ast_call_result *res)
                        AST_F_STR("capsule", c->env.capsule_id));
     if (res->rc && !asked)
         atomic_fetch_add(&c->seat->traps, 1);
-    /* differs: a loop's fuel is charged to its owner */
-    uint64_t fuel = invocation_fuel(res, c->loop.ticks), seen = c->loop.ticks * TICK_FUEL;
-    capsule_ledger_charge(c->owner->ledger, owner, &none, fuel, ast_mono_ns());
-    seat_used(c->seat, fuel > seen ? fuel - seen : 0, res->memory_bytes);
+    /* differs: a loop's fuel is charged as it burns, to whom it acts for; the memory is its owner's */
+    uint64_t fuel = invocation_fuel(res, c->loop.ticks), told = c->loop.host.fuel_told;
+    if (fuel > told)
+        capsule_loop_charge(c, ast_principal_str(&c->loop.host.invoking), fuel - told);
+    seat_used(c->seat, /* fuel= */ 0, res->memory_bytes);
     if (res->memory_grew)
         capsule_ledger_grew(c->owner->ledger, owner, res->memory_bytes);
     ast_host_call_end(&c->loop.host);

@@ -114,6 +114,21 @@ void host_context_receive(struct ast_host_call *call, struct ast_msg *msg)
     resolve_quotas(call, !had || !ast_principal_eq(&before, &call->invoking));
 }
 
+void host_charge(struct ast_abi *a)
+{
+    struct ast_host_call *call = host_call(a);
+    const struct ast_host_env *env = call->env;
+
+    if (!env->is_run_loop || !env->on_fuel)
+        return;
+    uint64_t used = ast_abi_fuel_used(a);
+    if (used <= call->fuel_told) /* ticks charge by time, which may be more */
+        return;
+    uint64_t fuel = used - call->fuel_told;
+    call->fuel_told = used;
+    env->on_fuel(env->on_fuel_arg, ast_principal_str(&call->invoking), fuel);
+}
+
 bool host_context_admits(struct ast_host_call *call, struct ast_str principal)
 {
     struct ast_policy *policy = call->env->host->policy;

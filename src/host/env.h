@@ -29,6 +29,10 @@ struct ast_host {
     /* Whether the capsule with that UUID holds a manifest capability (spec 05 §6.2). Unknown: false. */
     bool (*capsule_holds)(void *arg, const struct ast_uuid *uuid, struct ast_str capability);
     void *capsule_holds_arg;
+    /* A message of that principal (empty: none) was lost in a capsule's subscription. Quick; any thread. NULL:
+     * nobody counts. */
+    void (*count_lost)(void *arg, struct ast_str principal);
+    void *count_lost_arg;
     struct ast_allowances *allowances; /* NULL: every approval is asked for */
     /* How long people have for an answer; 0: 60 s and 120 s (spec 05 §11, §12). */
     int64_t approval_limit_ns, elicit_limit_ns;
@@ -119,6 +123,9 @@ struct ast_host_env {
     void (*on_receive)(
         void *arg); /* the first two times a run loop asks for messages; NULL: none */
     void *on_receive_arg;
+    /* What a run loop burned since the last time, for the principal it acted for. NULL: nobody counts. */
+    void (*on_fuel)(void *arg, struct ast_str principal, uint64_t fuel);
+    void *on_fuel_arg;
     atomic_uint receives;  /* how often a run loop asked for messages; counts to two */
     atomic_bool unloading; /* set before waking the capsule's calls: waits end promptly */
     /* A run loop that is being replaced: what it was given it finishes; when it asks for more (poll or recv on a
@@ -154,7 +161,8 @@ struct ast_host_call {
     bool has_profile;
     /* of the invoking principal; the defaults when has_profile is false */
     struct ast_quotas quotas;
-    void *context; /* host room's own state of the call: overlay, scratch memory */
+    uint64_t fuel_told; /* run loops: what on_fuel was told, and what was charged at ticks */
+    void *context;      /* host room's own state of the call: overlay, scratch memory */
 };
 
 /* Installs the context for `msg` (NULL: none; the reference is not taken): invoking principal, quotas, overlay.

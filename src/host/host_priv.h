@@ -62,6 +62,9 @@ static inline void host_progress(struct ast_host_call *call)
     atomic_fetch_add_explicit(&call->env->progress, 1, memory_order_relaxed);
 }
 
+/* Charges what the run loop burned since it was last charged to whom it acted for until now. */
+void host_charge(struct ast_abi *a);
+
 /* --- Waiting (wait.c) ---------------------------------------------------------------------------- */
 
 /* The call to wake when something happened. Zeroed: nobody waits. Any thread fires; the waiting fiber arms
@@ -133,6 +136,7 @@ void host_subscription_drop(void *obj); /* resource destructor */
 
 /* A route and who waits on it; outlives its subscription when a run loop is replaced (handover.c). */
 struct host_queue {
+    struct ast_host *host;
     struct ast_route *route; /* owned */
     struct host_wait wait;   /* fired by publishers */
     struct ast_str pattern;  /* owned */

@@ -70,6 +70,13 @@ void host_subscription_drop(void *obj)
     sub_unref(s);
 }
 
+static void on_lost(void *arg, struct ast_str principal)
+{
+    const struct host_queue *q = arg;
+    if (q->host->count_lost)
+        q->host->count_lost(q->host->count_lost_arg, principal);
+}
+
 static void on_message(void *arg)
 {
     struct host_queue *q = arg;
@@ -132,6 +139,7 @@ static enum ast_rc queue_open(const struct ast_host_env *env, struct ast_str pat
     }
     q->pattern = ast_str_n(copy, pattern.n);
     q->is_scoped = scoped;
+    q->host = env->host;
     const struct ast_route_config cfg = {
         .patterns = &pattern,
         .pattern_count = 1,
@@ -139,6 +147,7 @@ static enum ast_rc queue_open(const struct ast_host_env *env, struct ast_str pat
         .scope = scoped ? ast_principal_str(&env->owner) : AST_STR_NONE,
         .filter = covers_secrets(pattern) ? is_for_guests : NULL,
         .notify = on_message,
+        .lost = on_lost,
         .arg = q,
     };
     enum ast_rc rc = ast_route_open(env->host->bus, &cfg, &q->route, err);
@@ -327,6 +336,7 @@ int ast_ipc_subscription_poll(struct ast_abi *a, struct ast_ipc_subscription *se
                               struct ast_ipc_ipc_envelope *ret, struct ast_ipc_error *reterr)
 {
     asks_for_messages(host_call(a)->env);
+    host_charge(a);
     if (!end_here(a, self))
         (void)take(host_call(a), self);
     return envelope(a, poll_fn, self, ret, reterr);
@@ -361,6 +371,7 @@ int ast_ipc_subscription_recv(struct ast_abi *a, struct ast_ipc_subscription *se
     struct ast_host_call *call = host_call(a);
     host_progress(call);
     asks_for_messages(call->env);
+    host_charge(a);
     if (!end_here(a, self) && !take(call, self) && timeout_ms && !host_is_unloading(call))
         wait_message(a, self, host_recv_wait_ms(call->env->host, timeout_ms));
     return envelope(a, recv_fn, self, ret, reterr);

@@ -42,6 +42,8 @@ struct ast_abi_import {
 struct ast_arena *ast_abi_arena(struct ast_abi *a); /* per host call; reset when it returns */
 struct ast_call *ast_abi_call(struct ast_abi *a);   /* NULL while instantiating */
 struct ast_instance *ast_abi_instance(struct ast_abi *a);
+/* What the running call has burned so far; 0 while instantiating. */
+uint64_t ast_abi_fuel_used(struct ast_abi *a);
 void *ast_abi_user(struct ast_abi *a); /* `user` of the running call */
 
 /* Lifting. False: the call is trapped, stop working. */

@@ -124,6 +124,12 @@ static uint64_t fuel_left(const struct ast_call *c)
     return left;
 }
 
+uint64_t ast_abi_fuel_used(struct ast_abi *a)
+{
+    const struct ast_call *c = ast_abi_call(a);
+    return c && c->is_prepared ? c->cfg.fuel - fuel_left(c) : 0;
+}
+
 /* The store gets this call's ceilings. False: it cannot run. */
 static bool prepare(struct ast_call *c)
 {

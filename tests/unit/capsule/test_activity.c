@@ -335,6 +335,84 @@ static void c03_55_the_metrics_say_the_same_and_name_no_principal(void **state)
     assert_int_equal(ast_metrics_render(&out), AST_OK);
 }
 
+/* Answers each message after a million rounds. */
+#define WORKS                                                                                      \
+    "(call $subscribe (i32.const 2000) (i32.const 6) (i32.const 5200)) (call $ready)"              \
+    "(loop $l (global.set $heap (i32.const 131072))"                                               \
+    "  (call $recv (i32.load (i32.const 5204)) (i64.const 60000) (i32.const 5304))"                \
+    "  (local.set $n (i32.const 1000000))"                                                         \
+    "  (if (i32.load (i32.const 5316)) (then"                                                      \
+    "    (loop $w (local.set $n (i32.sub (local.get $n) (i32.const 1)))"                           \
+    "      (br_if $w (local.get $n)))"                                                             \
+    "    (call $publish (i32.const 1024) (i32.const 7) (i32.const 2150) (i32.const 7)"             \
+    "      (i32.const 5000))))"                                                                    \
+    "  (br $l))"
+#define LOOP_OF(body)                                                                              \
+    "(module " RIG_IMPORTS RIG_FRAME RIG_HOOK "(data (i32.const 1030) \"a\")"                      \
+    "(func (export \"run\") (local $n i32) " body "))"
+#define GATE "[subscribe]\n\"t.gate\" = \"opaque\"\n"
+
+static uint64_t fuel_of(struct rig *r, const char *name)
+{
+    return ast_capsules_fuel_total(r->capsules, ast_str_c(name));
+}
+
+static void a_run_loop_burns_for_whom_it_acts_and_it_shows_while_it_runs(void **state)
+{
+    enum { WORK = 1000000 };
+    struct rig r;
+    rig_open(&r, NULL);
+    rig_install(&r, "loop", GATE, LOOP_OF(WORKS));
+    rig_load(&r, "loop");
+    rig_publish(&r, "t.gate", "alice", "{}");
+    (void)rig_await(&r, "t.out.a", 0);
+    rig_until(fuel_of(&r, "alice") >= WORK); /* it has asked for the next one by then */
+    uint64_t alice = fuel_of(&r, "alice");
+    assert_true(alice < 20 * WORK || alice < UINT64_C(500000000)); /* ticks, on a slow machine */
+    for (size_t i = 1; i <= 2; i++) { /* two envelopes */
+        rig_publish(&r, "t.gate", "bob", "{}");
+        (void)rig_await(&r, "t.out.a", i);
+    }
+    rig_until(fuel_of(&r, "bob") >= 2 * WORK);
+    assert_true(fuel_of(&r, "alice") == alice);
+    assert_true(fuel_of(&r, "default") < WORK); /* what it took to get ready */
+
+    AST_AUTO(ast_activity_free) struct ast_activity *a = look_all(&r);
+    uint64_t sum = 0;
+    for (size_t i = 0; i < a->principal_count; i++)
+        sum += a->principals[i].f.cpu_fuel;
+    assert_true(capsule_row(a, "loop")->f.cpu_fuel == sum);
+    assert_false(capsule_row(a, "loop")->state == AST_ACTIVITY_FAILED);
+    rig_close(&r);
+}
+
+static void what_a_subscription_loses_is_counted_for_whose_message_it_was(void **state)
+{
+    enum { HALF = 600 * 1024 };
+    struct rig r;
+    char *json = malloc(HALF + 16);
+    assert_non_null(json);
+    (void)snprintf(json, HALF + 16, "{\"a\":\"%0*d\"}", HALF, 0);
+    rig_open(&r, NULL);
+    rig_install(
+        &r, "deaf", GATE, /* subscribes and does something else */
+        LOOP_OF("(call $subscribe (i32.const 2000) (i32.const 6) (i32.const 5200))"
+                "(call $ready)"
+                "(loop $l (call $sleep (i64.const 60000000000) (i32.const 5400)) (br $l))"));
+    rig_load(&r, "deaf");
+    rig_publish(&r, "t.gate", "alice", json);
+    rig_publish(&r, "t.gate", "bob", json);   /* pushes the first of alice out */
+    rig_publish(&r, "t.gate", "", json);      /* and this one that of bob */
+    rig_publish(&r, "t.gate", "alice", json); /* and this one the system's, which is its owner's */
+    AST_AUTO(ast_activity_free) struct ast_activity *a = look_all(&r);
+    assert_int_equal(principal(a, "alice")->f.dropped, 1);
+    assert_int_equal(principal(a, "bob")->f.dropped, 1);
+    assert_int_equal(principal(a, "default")->f.dropped, 1);
+    assert_int_equal(capsule_row(a, "deaf")->f.dropped, 3);
+    rig_close(&r);
+    free(json);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -342,6 +420,8 @@ int main(void)
         cmocka_unit_test(what_waits_runs_and_is_dropped_is_told_while_it_does),
         cmocka_unit_test(a_waiting_principal_without_an_account_has_a_row),
         cmocka_unit_test(a_trap_is_a_failure_of_the_capsule_and_of_who_called),
+        cmocka_unit_test(a_run_loop_burns_for_whom_it_acts_and_it_shows_while_it_runs),
+        cmocka_unit_test(what_a_subscription_loses_is_counted_for_whose_message_it_was),
         cmocka_unit_test(c04_47_a_restarted_loop_is_counted_and_a_dead_one_is_failed),
         cmocka_unit_test(one_principal_sees_itself_and_no_figures_of_capsules),
         cmocka_unit_test(
