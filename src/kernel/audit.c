@@ -76,6 +76,8 @@ static enum ast_rc make_draft(const struct kernel_audit_row *row, struct draft *
         return rc;
     if (!is_denied && row->right == KERNEL_AUDIT_REDEEM) {
         reason = AST_STR("redeem (invite or pair-device): token is the auth");
+    } else if (!is_denied && row->right == KERNEL_AUDIT_OWN) {
+        reason = AST_STR("the caller's own: being the caller is the right");
     } else if (!is_denied) {
         (void)ast_buf_addf(&ret->reason, "policy allow: " AST_STR_FMT " holds " AST_STR_FMT,
                            AST_STR_ARG(row->caller), AST_STR_ARG(row->capability));

@@ -18,6 +18,7 @@
 enum kernel_audit_right {
     KERNEL_AUDIT_ALLOWED, /* "policy allow: <caller> holds <capability>" */
     KERNEL_AUDIT_DENIED,  /* `error` is the denial; the outcome is a failure with the same text */
+    KERNEL_AUDIT_OWN,     /* one's own things: being the caller is the right, no capability is looked at */
     KERNEL_AUDIT_REDEEM, /* the token is the right; a failure counts as denied with the error's text */
 };
 
@@ -54,3 +55,7 @@ enum ast_rc kernel_audit_query(struct ast_kernel *k, struct ast_str caller,
                                const struct ast_json *params, struct ast_jw *w,
                                struct ast_err *err);
 enum ast_rc kernel_audit_verify(struct ast_kernel *k, struct ast_jw *w, struct ast_err *err);
+
+/* The row of spec 03 §23.3 from a parsed entry. */
+void kernel_audit_row_write(struct ast_jw *w, const struct ast_json *root,
+                            const struct ast_audit_entry *e);

@@ -24,8 +24,8 @@ static void copy_or_null(struct ast_jw *w, struct ast_str key, const struct ast_
         ast_jw_null(w);
 }
 
-static void write_row(struct ast_jw *w, const struct ast_json *root,
-                      const struct ast_audit_entry *e)
+void kernel_audit_row_write(struct ast_jw *w, const struct ast_json *root,
+                            const struct ast_audit_entry *e)
 {
     const struct ast_json *action = ast_json_member(root, "action");
     const struct ast_json *method = ast_json_member(action, "method");
@@ -53,7 +53,7 @@ static bool add_row(void *arg, uint64_t seq, struct ast_str text)
     if (p->is_whole)
         ast_jw_raw(p->w, text);
     else
-        write_row(p->w, ast_json_root(doc), &e);
+        kernel_audit_row_write(p->w, ast_json_root(doc), &e);
     return p->w->out->n < PAGE_BYTES;
 }
 

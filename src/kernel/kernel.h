@@ -68,6 +68,51 @@ void ast_kernel_request(struct ast_kernel *k, struct ast_str caller, const struc
 void ast_kernel_admin(struct ast_kernel *k, struct ast_str caller, const struct ast_json *request,
                       void (*done)(void *arg, struct ast_str response_json), void *arg);
 
+/* --- For a door that is the only gate itself (spec 03 §1): door.c. None of it asks for a capability. --- */
+
+/* One row of a request in the audit log, as history and live view show it (spec 03 §23.3). Borrowed for the call. */
+struct ast_kernel_row {
+    uint64_t seq; /* position in the log: unique, ascending in the order of appending */
+    uint64_t ts_epoch;
+    struct ast_str principal; /* who acted */
+    struct ast_str json;
+};
+
+struct ast_kernel_rows {
+    const struct ast_str *principal; /* acting; NULL: anybody */
+    struct ast_str method;           /* empty: any */
+    uint64_t since, until;           /* seconds since 1970, inclusive; 0 and UINT64_MAX: open */
+    uint64_t seq; /* newest first: only rows before it, 0: from the end. Oldest first: only rows behind it */
+    bool oldest_first;
+    bool (*each)(void *arg, const struct ast_kernel_row *row); /* false ends the walk */
+    void *arg;
+};
+/* Walks the rows of requests of this session; rows of other kinds are passed over. Costs what it visits. *ret_seq: the last
+ * row that was looked at, of whatever kind; unchanged when there was none. Reads from disk. Any thread. */
+AST_MUST_CHECK
+enum ast_rc ast_kernel_rows_walk(struct ast_kernel *k, const struct ast_kernel_rows *ask,
+                                 uint64_t *ret_seq, struct ast_err *err);
+
+/* Something that a door lets `caller` do without asking for leave here, and its row in the audit log. Views are borrowed. */
+struct ast_kernel_deed {
+    struct ast_str caller, method;
+    struct ast_str capability; /* held by the caller; or the name of what needs none because it is the caller's own */
+    bool is_own;
+    struct ast_str params; /* JSON {"method":..,"params":..} without secrets; empty: none */
+    bool changes;          /* an intent marker goes before, and a failed marker or row fails the deed */
+};
+/* Runs `act` (NULL: nothing) between its intent and its row. Errors: those of `act`, or of the log. Blocks on disk: never on a
+ * loop thread or a fiber. */
+AST_MUST_CHECK
+enum ast_rc ast_kernel_do(struct ast_kernel *k, const struct ast_kernel_deed *deed,
+                          enum ast_rc (*act)(void *arg, struct ast_err *err), void *arg,
+                          struct ast_err *err);
+
+/* Appends [{"name","direction","description"},..] of a loaded capsule's topics; an unknown one has none. Any thread. */
+void ast_kernel_capsule_topics(struct ast_kernel *k, struct ast_str id, struct ast_jw *w);
+/* How many capsules are loaded, and how many of them do not serve. Any thread. */
+void ast_kernel_capsule_count(struct ast_kernel *k, uint64_t *ret_loaded, uint64_t *ret_failed);
+
 /* Connection tracking (spec 01 §18.1): the doors tell; any thread. */
 void ast_kernel_client_opened(struct ast_kernel *k, struct ast_str principal);
 void ast_kernel_client_closed(struct ast_kernel *k, struct ast_str principal);
