@@ -93,7 +93,8 @@ void gw_ask(struct gw_call *call, struct ast_str method, struct ast_str expected
                             .ok = ok,
                             .answer = AST_BUF_INIT(ANSWER_MAX) };
     gw_exchange_set_user(call->ex, q);
-    gw_exchange_at(call->ex, ast_mono_ns() + AST_GATEWAY_KERNEL_SECS * AST_NS_PER_SEC, on_silence);
+    gw_exchange_at(call->ex, ast_mono_ns() + (int64_t)call->g->cfg.kernel_secs * AST_NS_PER_SEC,
+                   on_silence);
     ast_kernel_request(call->g->kernel, ast_principal_str(&call->bearer.principal),
                        ast_json_root(doc), on_answer, q);
 }

@@ -84,7 +84,7 @@ enum ast_rc gw_address_parse(struct ast_str text, struct gw_address *ret, struct
 
 /* --- Keys ---------------------------------------------------------------------------------- */
 
-enum key_type { KEY_BOOL, KEY_U64, KEY_STRING };
+enum key_type { KEY_BOOL, KEY_U64, KEY_COUNT, KEY_STRING };
 
 /* key, type, field */
 static const struct {
@@ -99,6 +99,10 @@ static const struct {
     { { "redeem-rate-limit-secs", 22 },
       KEY_U64,
       offsetof(struct gw_config, redeem_rate_limit_secs) },
+    { { "prompt-timeout-secs", 19 }, KEY_COUNT, offsetof(struct gw_config, prompt_secs) },
+    { { "kernel-timeout-secs", 19 }, KEY_COUNT, offsetof(struct gw_config, kernel_secs) },
+    { { "keep-alive-secs", 15 }, KEY_COUNT, offsetof(struct gw_config, keep_alive_secs) },
+    { { "max-connections", 15 }, KEY_COUNT, offsetof(struct gw_config, max_connections) },
 };
 
 static enum ast_rc wrong_type(struct ast_str key, const struct ast_json *v, const char *want,
@@ -106,6 +110,19 @@ static enum ast_rc wrong_type(struct ast_str key, const struct ast_json *v, cons
 {
     return ast_fail(err, AST_E_INVALID, AST_STR_FMT ": expected %s, found %s", AST_STR_ARG(key),
                     want, ast_json_type_name(v));
+}
+
+static enum ast_rc read_count(struct ast_str key, const struct ast_json *v, unsigned *ret,
+                              struct ast_err *err)
+{
+    uint64_t n;
+    if (!ast_json_u64(v, &n))
+        return wrong_type(key, v, "a non-negative integer", err);
+    if (n < 1 || n > GW_COUNT_MAX)
+        return ast_fail(err, AST_E_INVALID, AST_STR_FMT ": expected 1 to %u", AST_STR_ARG(key),
+                        GW_COUNT_MAX);
+    *ret = (unsigned)n;
+    return AST_OK;
 }
 
 static enum ast_rc read_keys(const struct ast_json *root, struct gw_config *c, struct ast_err *err)
@@ -119,6 +136,11 @@ static enum ast_rc read_keys(const struct ast_json *root, struct gw_config *c, s
             return wrong_type(keys[i].key, v, "a boolean", err);
         if (keys[i].type == KEY_U64 && !ast_json_u64(v, (uint64_t *)(void *)field))
             return wrong_type(keys[i].key, v, "a non-negative integer", err);
+        if (keys[i].type == KEY_COUNT) {
+            enum ast_rc rc = read_count(keys[i].key, v, (unsigned *)(void *)field, err);
+            if (rc)
+                return rc;
+        }
         if (keys[i].type == KEY_STRING && !ast_json_string(v, (struct ast_str *)(void *)field))
             return wrong_type(keys[i].key, v, "a string", err);
     }
@@ -229,6 +251,10 @@ enum ast_rc gw_config_parse(struct ast_str toml, struct gw_config *ret, struct a
         .listen = AST_STR(GW_DEFAULT_LISTEN),
         .session_lifetime_secs = GW_DEFAULT_SESSION_SECS,
         .redeem_rate_limit_secs = GW_DEFAULT_REDEEM_SECS,
+        .prompt_secs = AST_GATEWAY_STREAM_SECS,
+        .kernel_secs = AST_GATEWAY_KERNEL_SECS,
+        .keep_alive_secs = AST_GATEWAY_KEEPALIVE_SECS,
+        .max_connections = AST_GATEWAY_CONNECTIONS,
     };
     enum ast_rc rc = ast_toml_parse(toml, &c.doc, err);
     if (rc)

@@ -11,6 +11,7 @@
 #define GW_DEFAULT_LISTEN       "127.0.0.1:2787"
 #define GW_DEFAULT_SESSION_SECS 28800u
 #define GW_DEFAULT_REDEEM_SECS  1u
+#define GW_COUNT_MAX            86400u /* of the settings that are ours: seconds, connections */
 
 /* Owner: the gateway. */
 struct gw_config {
@@ -19,6 +20,9 @@ struct gw_config {
     struct ast_str distro_path; /* empty: none */
     uint64_t session_lifetime_secs;
     uint64_t redeem_rate_limit_secs;
+    /* Ours: how long a prompt stream lives, a silent kernel is waited for, a quiet stream stays silent. */
+    unsigned prompt_secs, kernel_secs, keep_alive_secs;
+    unsigned max_connections;
     AST_VEC(struct ast_str) origins;
     AST_VEC(struct in6_addr) trusted; /* IPv4 as mapped addresses */
     bool has_tls;

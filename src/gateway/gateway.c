@@ -3,6 +3,7 @@
  * Order: configuration, signing key, revocations, watcher, listener. State that cannot be built is an error before
  * the daemon is ready; a listener that cannot be had leaves the daemon without a gateway.
  */
+#include "gateway/feed_priv.h"
 #include "gateway/gateway_priv.h"
 
 #include <stdlib.h>
@@ -96,6 +97,10 @@ static enum ast_rc build_state(struct ast_gateway *g, struct ast_err *err)
     if (!rc)
         rc = ast_tap_open(g->host->bus, "revocation_watcher", AST_STR("astrid.v1.audit.entry"),
                           on_audit_entry, g, &g->watcher, err);
+    if (!rc)
+        rc = gw_feed_open(g->kernel, /* behind= */ 0, /* ring= */ 0, &g->feed, err);
+    if (!rc)
+        rc = gw_worker_start(&g->disk, "gateway-disk", err);
     return rc;
 }
 
@@ -110,6 +115,7 @@ static enum ast_rc listen_and_serve(struct ast_gateway *g, struct ast_err *err)
         .on_request = gw_dispatch,
         .arg = g,
     };
+    http.connections = cfg->max_connections;
     enum ast_rc rc = gw_address_parse(cfg->listen, &http.listen, err);
     if (!rc)
         rc = gw_http_start(&http, &g->http, err);
@@ -133,6 +139,8 @@ void ast_gateway_stop(struct ast_gateway *g)
     if (!g)
         return;
     gw_http_stop(g->http);
+    gw_worker_stop(&g->disk);
+    gw_feed_close(g->feed);
     ast_tap_close(g->watcher);
     gw_bearers_free(g->bearers);
     gw_revocations_close(g->revocations);

@@ -29,3 +29,5 @@
 #define AST_GATEWAY_BEARERS          4096u     /* verified bearers remembered */
 #define AST_GATEWAY_REVOCATION_BYTES 10485760u /* spec 03 §8.1 */
 #define AST_GATEWAY_CONFIG_BYTES     1048576u
+#define AST_GATEWAY_EVENTS_BEHIND                                                                  \
+    65536u /* rows a client of /api/events may be late before it loses some */

@@ -16,7 +16,9 @@
 #include "gateway/gateway.h"
 #include "gateway/http_priv.h"
 #include "gateway/path_priv.h"
+#include "gateway/work_priv.h"
 
+struct gw_feed;
 struct gw_route;
 
 /* status; the statuses that replies of routed requests can have */
@@ -53,7 +55,9 @@ struct ast_gateway {
     struct gw_cells cells[GW_ROUTES_MAX][GW_STATUS_COUNT];
     struct ast_metric_cell *auth_failures;
     struct ast_lock streams_lock;
-    struct ast_list streams AST_GUARDED_BY(streams_lock); /* struct stream in routes/agent.c */
+    struct ast_list streams AST_GUARDED_BY(streams_lock); /* struct gw_stream */
+    struct gw_worker disk;                                /* what blocks on behalf of one request */
+    struct gw_feed *feed;
 };
 
 /* One routed request. Values; views are good while the exchange is open. */
@@ -112,7 +116,43 @@ void gw_reply_not_implemented(struct gw_call *call);
 void gw_ask(struct gw_call *call, struct ast_str method, struct ast_str expected,
             void (*ok)(struct gw_call *call, const struct ast_json *data));
 
-/* --- streams --- */
+/* --- task.c: work of one request that blocks --- */
+
+/* Part of something that the route allocates. */
+struct gw_task {
+    struct gw_call call;
+    void (*work)(struct gw_task *t);  /* disk thread; the request's own bytes are out of bounds */
+    void (*reply)(struct gw_task *t); /* loop thread, when the client is still there */
+    void (*free)(struct gw_task *t);  /* the last thing, on either thread */
+    struct gw_exchange *ex;           /* private: owned reference */
+    struct gw_job job;                /* private */
+    struct gw_post post;              /* private */
+};
+/* work, then reply, then free. Without a worker: 500 and free. Takes `t`. */
+void gw_task_start(struct gw_call *call, struct gw_task *t);
+
+/* --- stream.c: what all SSE streams have --- */
+
+/* Owner: the stream's loop thread, except the fields marked. */
+struct gw_stream {
+    struct ast_gateway *g;
+    struct gw_exchange *ex; /* owned reference */
+    struct ast_bearer bearer;
+    struct ast_list link;   /* in g->streams, under g->streams_lock */
+    atomic_bool is_revoked; /* any thread */
+    int64_t expires_ns;     /* of the bearer, on the monotonic clock; INT64_MAX: never */
+    int64_t spoke_ns;       /* last event or comment */
+    bool is_listed;
+};
+/* Zeroed is a valid empty state. Listed: a revocation finds it. */
+void gw_stream_init(struct gw_stream *s, const struct gw_call *call);
+void gw_stream_list(struct gw_stream *s);
+void gw_stream_done(struct gw_stream *s);
+/* Its bearer expired or was revoked. */
+bool gw_stream_is_over(const struct gw_stream *s, int64_t now_ns);
+/* The comment when it is due; *ret_next_ns: when to look again, for keep-alive and expiry. Last in a fill. */
+void gw_stream_keep_alive(struct gw_stream *s, int64_t now_ns, struct ast_buf *out,
+                          int64_t *ret_next_ns);
 
 /* Ends the open streams of a revoked principal. Any thread. */
 void gw_streams_revoke(struct ast_gateway *g, struct ast_str principal, uint64_t epoch_secs);
@@ -129,3 +169,5 @@ void gw_post_refresh(struct gw_call *call);
 void gw_post_prompt(struct gw_call *call);
 void gw_get_status(struct gw_call *call);
 void gw_list_capsules(struct gw_call *call);
+void gw_get_events(struct gw_call *call);
+void gw_get_audit(struct gw_call *call);

@@ -18,7 +18,7 @@
 enum kernel_audit_right {
     KERNEL_AUDIT_ALLOWED, /* "policy allow: <caller> holds <capability>" */
     KERNEL_AUDIT_DENIED,  /* `error` is the denial; the outcome is a failure with the same text */
-    KERNEL_AUDIT_OWN,     /* one's own things: being the caller is the right, no capability is looked at */
+    KERNEL_AUDIT_OWN, /* one's own things: being the caller is the right, no capability is looked at */
     KERNEL_AUDIT_REDEEM, /* the token is the right; a failure counts as denied with the error's text */
 };
 

@@ -82,7 +82,8 @@ struct ast_kernel_rows {
     const struct ast_str *principal; /* acting; NULL: anybody */
     struct ast_str method;           /* empty: any */
     uint64_t since, until;           /* seconds since 1970, inclusive; 0 and UINT64_MAX: open */
-    uint64_t seq; /* newest first: only rows before it, 0: from the end. Oldest first: only rows behind it */
+    uint64_t
+        seq; /* newest first: only rows before it, 0: from the end. Oldest first: only rows behind it */
     bool oldest_first;
     bool (*each)(void *arg, const struct ast_kernel_row *row); /* false ends the walk */
     void *arg;
@@ -96,10 +97,11 @@ enum ast_rc ast_kernel_rows_walk(struct ast_kernel *k, const struct ast_kernel_r
 /* Something that a door lets `caller` do without asking for leave here, and its row in the audit log. Views are borrowed. */
 struct ast_kernel_deed {
     struct ast_str caller, method;
-    struct ast_str capability; /* held by the caller; or the name of what needs none because it is the caller's own */
+    struct ast_str
+        capability; /* held by the caller; or the name of what needs none because it is the caller's own */
     bool is_own;
     struct ast_str params; /* JSON {"method":..,"params":..} without secrets; empty: none */
-    bool changes;          /* an intent marker goes before, and a failed marker or row fails the deed */
+    bool changes; /* an intent marker goes before, and a failed marker or row fails the deed */
 };
 /* Runs `act` (NULL: nothing) between its intent and its row. Errors: those of `act`, or of the log. Blocks on disk: never on a
  * loop thread or a fiber. */

@@ -348,6 +348,75 @@ def parse_sse(text):
     return events
 
 
+class Sse:
+    """An open event stream: events one by one, or None at its end. Raises socket.timeout."""
+
+    def __init__(self, daemon, path, token, method="GET", body=None, headers=(), timeout=20, sock=None):
+        self.sock = sock or socket.create_connection(("127.0.0.1", daemon.port), timeout=timeout)
+        data = json.dumps(body).encode() if body is not None else b""
+        lines = ["%s %s HTTP/1.1" % (method, path), "Host: x", "Authorization: Bearer " + token]
+        lines += ["%s: %s" % h for h in headers]
+        if body is not None:
+            lines.append("Content-Length: %d" % len(data))
+        self.sock.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + data)
+        self.raw, self.text, self.is_over = b"", "", False
+        self.comments = 0
+
+    def fileno(self):
+        return self.sock.fileno()
+
+    def _more(self):
+        data = self.sock.recv(65536)
+        if not data:
+            raise Closed()
+        self.raw += data
+
+    def head(self):
+        while b"\r\n\r\n" not in self.raw:
+            self._more()
+        head, self.raw = self.raw.split(b"\r\n\r\n", 1)
+        self.status = int(head.split()[1])
+        return head.decode()
+
+    def _chunk(self):
+        while b"\r\n" not in self.raw:
+            self._more()
+        size, rest = self.raw.split(b"\r\n", 1)
+        n = int(size, 16)
+        while len(rest) < n + 2:
+            self._more()
+            rest = self.raw.split(b"\r\n", 1)[1]
+        self.raw = rest[n + 2:]
+        if n == 0:
+            self.is_over = True
+        self.text += rest[:n].decode()
+
+    def next_block(self):
+        """The fields of the next event as a dictionary; None at the end of the stream."""
+        while True:
+            while "\n\n" in self.text:
+                block, self.text = self.text.split("\n\n", 1)
+                if block.startswith(":"):
+                    self.comments += 1
+                    continue
+                return dict(line.split(": ", 1) for line in block.split("\n"))
+            if self.is_over:
+                return None
+            try:
+                self._chunk()
+            except (Closed, ConnectionResetError):
+                return None
+
+    def next(self, timeout=20):
+        """(event, data), or None at the end."""
+        self.sock.settimeout(timeout)
+        block = self.next_block()
+        return block and (block["event"], json.loads(block["data"]))
+
+    def close(self):
+        self.sock.close()
+
+
 class Case:
     """Subclasses hold tests; `daemon` settings make one daemon for the whole class, started once."""
     daemon = None  # keyword arguments of Daemon, or None

@@ -23,21 +23,17 @@
 #define DRAIN_STEP  64u
 
 struct stream {
-    struct ast_gateway *g;
-    struct gw_exchange *ex; /* owned reference */
-    struct ast_bearer bearer;
-    struct ast_route *route;           /* owned */
-    struct gw_prompt_scope scope;      /* immutable: the filter reads it on any thread */
-    char *session;                     /* owned; in scope */
-    struct ast_list link;              /* in g->streams, under g->streams_lock */
-    atomic_bool is_revoked;            /* any thread */
+    struct gw_stream base;
+    struct ast_route *route;      /* owned */
+    struct gw_prompt_scope scope; /* immutable: the filter reads it on any thread */
+    char *session;                /* owned; in scope */
+    /* The answer, owned; set once by its publisher. Not in the queue, which drops what is old or large. */
+    _Atomic(struct ast_msg *) answer;
     AST_VEC(struct ast_msg *) pending; /* owned references, ascending seq, from `next` on */
     size_t next;
     uint64_t dropped_told;
-    int64_t end_ns;     /* limit of the stream */
-    int64_t expires_ns; /* of the bearer, on the monotonic clock; INT64_MAX: never */
-    int64_t spoke_ns;   /* last event or comment */
-    bool said_ready, is_listed;
+    int64_t end_ns; /* limit of the stream */
+    bool said_ready;
 };
 
 /* --- Life ---------------------------------------------------------------------------------- */
@@ -45,14 +41,11 @@ struct stream {
 static void stream_free(struct stream *s)
 {
     ast_route_close(s->route);
-    if (s->is_listed) {
-        AST_WITH_LOCK(&s->g->streams_lock);
-        ast_list_remove(&s->link);
-    }
+    gw_stream_done(&s->base);
     for (size_t i = s->next; i < s->pending.n; i++)
         ast_msg_unref(s->pending.v[i]);
     ast_vec_done(&s->pending);
-    gw_exchange_unref(s->ex);
+    ast_msg_unref(atomic_load(&s->answer));
     free(s->session);
     free(s);
 }
@@ -63,32 +56,27 @@ static void on_gone(void *user)
     stream_free(user);
 }
 
-void gw_streams_revoke(struct ast_gateway *g, struct ast_str principal, uint64_t epoch_secs)
-{
-    /* Woken under the lock: a stream leaves the list, under it, before it goes. */
-    AST_WITH_LOCK(&g->streams_lock);
-    ast_list_each (&g->streams, it) {
-        struct stream *s = AST_CONTAINER_OF(it, struct stream, link);
-        if (!ast_str_eq(ast_principal_str(&s->bearer.principal), principal) ||
-            s->bearer.issued_at > epoch_secs)
-            continue;
-        atomic_store(&s->is_revoked, true);
-        gw_exchange_wake(s->ex);
-    }
-}
-
 /* --- The route's callbacks, any thread ----------------------------------------------------- */
-
-static bool on_filter(void *arg, const struct ast_msg *msg)
-{
-    const struct stream *s = arg;
-    return gw_prompt_shows(&s->scope, msg);
-}
 
 static void on_notify(void *arg)
 {
     struct stream *s = arg;
-    gw_exchange_wake(s->ex);
+    gw_exchange_wake(s->base.ex);
+}
+
+static bool on_filter(void *arg, const struct ast_msg *msg)
+{
+    struct stream *s = arg;
+    if (!gw_prompt_shows(&s->scope, msg))
+        return false;
+    if (!ast_str_is(msg->topic, "agent.v1.response"))
+        return true;
+    struct ast_msg *none = NULL, *answer = ast_msg_ref((struct ast_msg *)msg);
+    if (atomic_compare_exchange_strong(&s->answer, &none, answer))
+        on_notify(s);
+    else
+        ast_msg_unref(answer); /* the first one ends the stream */
+    return false;
 }
 
 /* --- Filling ------------------------------------------------------------------------------- */
@@ -145,65 +133,57 @@ static void say_dropped(struct stream *s, struct ast_buf *out)
     gw_sse_event(out, "lagged", ast_str_c(json));
 }
 
-/* Writes what is pending until the buffer has enough; true: that was the answer. */
-static bool say_pending(struct stream *s, struct ast_buf *out)
+/* Writes what is pending until the buffer has enough, up to the answer; true: that was said, too. */
+static bool say_pending(struct stream *s, const struct ast_msg *answer, struct ast_buf *out)
 {
     while (s->next < s->pending.n && out->n < AST_GATEWAY_FILL_BYTES) {
         AST_AUTO(ast_msg_unref) struct ast_msg *m = s->pending.v[s->next++];
-        const char *event = gw_prompt_event(m->topic);
-        gw_sse_message(out, event, m);
-        if (ast_str_is(m->topic, "agent.v1.response"))
-            return true;
+        if (!answer || m->seq < answer->seq)
+            gw_sse_message(out, gw_prompt_event(m->topic), m);
     }
-    return false;
+    if (!answer || s->next < s->pending.n || !ast_route_empty(s->route))
+        return false;
+    gw_sse_message(out, gw_prompt_event(answer->topic), answer);
+    return true;
 }
 
-static int64_t soonest(int64_t a, int64_t b)
+static void say_timeout(struct stream *s, struct ast_buf *out)
 {
-    return a < b ? a : b;
+    char json[48];
+    (void)snprintf(json, sizeof json, "{\"after_secs\":%u}", s->base.g->cfg.prompt_secs);
+    gw_sse_event(out, "timeout", ast_str_c(json));
 }
 
 static bool fill(void *user, int64_t now_ns, struct ast_buf *out, int64_t *ret_next_ns)
 {
     struct stream *s = user;
-    if (atomic_load(&s->is_revoked) || now_ns >= s->expires_ns)
+    if (gw_stream_is_over(&s->base, now_ns))
         return false;
     if (!s->said_ready)
         say_ready(s, out);
     do {
+        /* Before the queue: what was published before the answer is in it by now. */
+        const struct ast_msg *answer = atomic_load(&s->answer);
         say_dropped(s, out);
         if (s->next == s->pending.n && !take_pending(s))
             return false; /* out of memory: an end the client can see */
-        if (say_pending(s, out))
+        if (say_pending(s, answer, out))
             return false;
-    } while (out->n < AST_GATEWAY_FILL_BYTES && !ast_route_empty(s->route));
+    } while (out->n < AST_GATEWAY_FILL_BYTES &&
+             (!ast_route_empty(s->route) || s->next < s->pending.n));
 
     if (now_ns >= s->end_ns) {
-        gw_sse_event(out, "timeout", AST_STR("{\"after_secs\":300}"));
+        say_timeout(s, out);
         return false;
     }
-    int64_t quiet_ns = AST_GATEWAY_KEEPALIVE_SECS * AST_NS_PER_SEC;
-    if (!out->n && now_ns - s->spoke_ns >= quiet_ns)
-        (void)ast_buf_add_lit(out, ": keep-alive\n\n");
-    if (out->n)
-        s->spoke_ns = now_ns;
-    *ret_next_ns = soonest(s->spoke_ns + quiet_ns, soonest(s->end_ns, s->expires_ns));
+    gw_stream_keep_alive(&s->base, now_ns, out, ret_next_ns);
+    *ret_next_ns = AST_MIN(*ret_next_ns, s->end_ns);
     return true;
 }
 
 static const struct gw_stream_ops stream_ops = { fill, on_gone };
 
 /* --- The handler --------------------------------------------------------------------------- */
-
-static int64_t expiry_ns(const struct ast_bearer *bearer, int64_t now_ns)
-{
-    uint64_t now = ast_wall_secs(), left = bearer->expires_at > now ? bearer->expires_at - now : 0;
-    int64_t ns;
-    if (left > INT64_MAX || __builtin_mul_overflow((int64_t)left, AST_NS_PER_SEC, &ns) ||
-        __builtin_add_overflow(ns, now_ns, &ns))
-        return INT64_MAX;
-    return ns;
-}
 
 static enum ast_rc stream_open(struct gw_call *call, struct ast_str session, struct stream **ret,
                                struct ast_err *err)
@@ -212,21 +192,17 @@ static enum ast_rc stream_open(struct gw_call *call, struct ast_str session, str
     AST_AUTO(stream_free) struct stream *s = calloc(1, sizeof *s);
     if (!s)
         return ast_fail(err, AST_E_NO_MEMORY, "prompt stream");
-    int64_t now_ns = ast_mono_ns();
-    s->g = g;
-    s->ex = gw_exchange_ref(call->ex);
-    s->bearer = call->bearer;
+    gw_stream_init(&s->base, call);
     s->session = ast_str_dup(session);
-    s->spoke_ns = now_ns;
-    s->end_ns = now_ns + AST_GATEWAY_STREAM_SECS * AST_NS_PER_SEC;
-    s->expires_ns = expiry_ns(&s->bearer, now_ns);
+    s->end_ns = s->base.spoke_ns + (int64_t)g->cfg.prompt_secs * AST_NS_PER_SEC;
     if (!s->session)
         return ast_fail(err, AST_E_NO_MEMORY, "prompt stream");
     s->scope = (struct gw_prompt_scope){
-        .principal = ast_principal_str(&s->bearer.principal),
+        .principal = ast_principal_str(&s->base.bearer.principal),
         .session = ast_str_n(s->session, session.n),
-        .sees_elicits = ast_policy_holds(g->host->policy, ast_principal_str(&s->bearer.principal),
-                                         AST_STR("capsule:install")),
+        .sees_elicits =
+            ast_policy_holds(g->host->policy, ast_principal_str(&s->base.bearer.principal),
+                             AST_STR("capsule:install")),
     };
     const struct ast_str topics[] = { AST_STR("agent.v1.response"),
                                       AST_STR("agent.v1.stream.delta"),
@@ -245,10 +221,7 @@ static enum ast_rc stream_open(struct gw_call *call, struct ast_str session, str
                        &s->route, err);
     if (rc)
         return rc;
-    ast_lock(&g->streams_lock);
-    ast_list_push_back(&g->streams, &s->link);
-    ast_unlock(&g->streams_lock);
-    s->is_listed = true;
+    gw_stream_list(&s->base);
     *ret = ast_steal(&s);
     return AST_OK;
 }
@@ -265,7 +238,7 @@ static enum ast_rc publish(const struct stream *s, const struct gw_prompt_reques
                                                      .origin = "gateway" },
                              AST_PAYLOAD_USER_INPUT, ast_buf_view(&body), &msg, err);
     if (!rc)
-        (void)ast_bus_publish(s->g->host->bus, msg);
+        (void)ast_bus_publish(s->base.g->host->bus, msg);
     return rc;
 }
 

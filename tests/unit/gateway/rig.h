@@ -30,6 +30,9 @@ struct ast_kernel {
     void (*done)(void *arg, struct ast_str response_json);
     void *arg;
     pthread_t thread;
+    const struct ast_kernel_row *rows; /* ascending; the test adds, then raises the count */
+    size_t row_count;
+    char deed[80]; /* the last one's method */
 };
 
 struct rig {
@@ -70,6 +73,34 @@ void ast_kernel_request(struct ast_kernel *k, struct ast_str caller, const struc
         (void)pthread_create(&k->thread, NULL, rig_answer_thread, k);
     else if (k->answer)
         done(arg, ast_str_c(k->answer));
+}
+
+/* The log of the paper kernel: rows that the test puts there. */
+enum ast_rc ast_kernel_rows_walk(struct ast_kernel *k, const struct ast_kernel_rows *ask,
+                                 uint64_t *ret_seq, struct ast_err *err)
+{
+    (void)err;
+    size_t n = __atomic_load_n(&k->row_count, __ATOMIC_ACQUIRE);
+    for (size_t j = 0; j < n; j++) {
+        const struct ast_kernel_row *row = &k->rows[ask->oldest_first ? j : n - 1 - j];
+        bool in_time = row->ts_epoch >= ask->since && row->ts_epoch <= ask->until;
+        bool in_turn = !ask->seq || (ask->oldest_first ? row->seq > ask->seq : row->seq < ask->seq);
+        if (!in_time || !in_turn ||
+            (ask->principal && !ast_str_eq(*ask->principal, row->principal)))
+            continue;
+        *ret_seq = row->seq;
+        if (!ask->each(ask->arg, row))
+            break;
+    }
+    return AST_OK;
+}
+
+enum ast_rc ast_kernel_do(struct ast_kernel *k, const struct ast_kernel_deed *deed,
+                          enum ast_rc (*act)(void *arg, struct ast_err *err), void *arg,
+                          struct ast_err *err)
+{
+    (void)snprintf(k->deed, sizeof k->deed, AST_STR_FMT, AST_STR_ARG(deed->method));
+    return act ? act(arg, err) : AST_OK;
 }
 
 static inline void rig_die(const char *what, const char *why)
