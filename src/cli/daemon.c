@@ -205,6 +205,18 @@ enum ast_rc cli_daemon_connect(struct cli *cli, struct ast_uplink_client **ret, 
     return rc ? rc : ast_uplink_connect(&cli->home, ret, err);
 }
 
+enum ast_rc cli_connect(struct cli *cli, struct ast_uplink_client **ret, struct ast_err *err)
+{
+    enum ast_rc rc = cli_home(cli, err);
+
+    if (!rc)
+        rc = ast_uplink_connect(&cli->home, ret, err);
+    if (rc == AST_E_NOT_FOUND || rc == AST_E_CLOSED) /* no socket, or nobody behind it */
+        return ast_wrap(err, rc,
+                        "Failed to connect to Astrid daemon. Run `astrid start` to launch it.");
+    return rc;
+}
+
 enum ast_rc cli_request(struct cli *cli, struct ast_uplink_client *c, const char *suffix,
                         struct ast_str request, int64_t timeout_ms, struct ast_uplink_frame *frame,
                         const struct ast_json **ret, struct ast_err *err)

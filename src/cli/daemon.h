@@ -15,6 +15,10 @@ enum cli_daemon_state cli_daemon_probe(struct cli *cli, struct ast_err *err);
 /* Spawns astrid-daemon in a session of its own and waits until it is ready (10 s). Progress on stderr. */
 enum ast_rc cli_daemon_spawn(struct cli *cli, bool ephemeral, struct ast_err *err);
 
+/* A connection to the daemon that runs; else an error that says how to start one. */
+AST_MUST_CHECK
+enum ast_rc cli_connect(struct cli *cli, struct ast_uplink_client **ret, struct ast_err *err);
+
 /* A connection; starts an ephemeral daemon when none runs. */
 enum ast_rc cli_daemon_connect(struct cli *cli, struct ast_uplink_client **ret,
                                struct ast_err *err);

@@ -4,7 +4,6 @@
 #include <unistd.h>
 
 #include "base/fs.h"
-#include "base/toml.h"
 #include "cli/cli.h"
 
 #include "base/banned.h"
@@ -16,28 +15,6 @@ enum ast_rc cli_home(struct cli *cli, struct ast_err *err)
     enum ast_rc rc = ast_home_resolve(&cli->home, err);
     cli->has_home = !rc;
     return rc;
-}
-
-enum ast_rc cli_principal(struct cli *cli, struct ast_principal *ret, struct ast_err *err)
-{
-    AST_AUTO(ast_buf_done) struct ast_buf text = AST_BUF_INIT(65536);
-    AST_AUTO(ast_json_free) struct ast_json_doc *doc = NULL;
-    enum ast_rc rc = cli_home(cli, err);
-    if (rc)
-        return rc;
-    AST_AUTO(ast_cfree) char *path = ast_home_path(&cli->home, "run/cli-context.toml");
-    if (!path)
-        return ast_fail(err, AST_E_NO_MEMORY, "context");
-    rc = ast_fs_read(path, text.max, &text, err);
-    if (rc == AST_E_NOT_FOUND)
-        return ast_principal_parse(AST_PRINCIPAL_DEFAULT, ret, err);
-    if (!rc)
-        rc = ast_toml_parse(ast_buf_view(&text), &doc, err);
-    if (!rc)
-        rc = ast_principal_parse(
-            ast_json_str_or(ast_json_root(doc), AST_STR("active_agent"), AST_PRINCIPAL_DEFAULT),
-            ret, err);
-    return rc ? ast_wrap(err, rc, "%s", path) : AST_OK;
 }
 
 enum ast_rc cli_companion(const char *name, char **ret, struct ast_err *err)
@@ -96,7 +73,8 @@ static int dispatch(struct cli *cli)
         return CLI_OK;
     }
     if (cli->wants_help) {
-        cli_print_help(cli->command);
+        if (cli->command || !cli->word_count || !cli_print_group_help(cli->words[0]))
+            cli_print_help(cli->command);
         return CLI_OK;
     }
     if (cli->prompt || (!cli->command && !isatty(STDIN_FILENO)))
@@ -108,7 +86,7 @@ static int dispatch(struct cli *cli)
 int main(int argc, char **argv)
 {
     struct cli cli = { 0 };
-    int status = (int)cli_parse(&cli, argc, argv);
+    int status = cli_parse(&cli, argc, argv);
 
     if (status == CLI_OK)
         status = dispatch(&cli);

@@ -3,10 +3,11 @@
 #include <unistd.h>
 
 #include "cli/cli.h"
+#include "cli/render.h"
 
 #include "base/banned.h"
 
-static bool wants_colour(FILE *to)
+bool cli_has_colour(FILE *to)
 {
     const char *force = getenv("CLICOLOR_FORCE"), *plain = getenv("CLICOLOR");
     const char *never = getenv("NO_COLOR");
@@ -24,7 +25,7 @@ static void line(FILE *to, const char *colour, const char *mark, const char *fmt
     AST_PRINTF(4, 0);
 static void line(FILE *to, const char *colour, const char *mark, const char *fmt, va_list ap)
 {
-    bool colours = wants_colour(to);
+    bool colours = cli_has_colour(to);
 
     fprintf(to, "%s%s%s ", colours ? colour : "", mark, colours ? "\033[0m" : "");
     vfprintf(to, fmt, ap);
@@ -45,12 +46,11 @@ DEFINE_LINE(cli_info, stdout, "\033[34m", "i")
 DEFINE_LINE(cli_warning, stderr, "\033[33m", "!")
 DEFINE_LINE(cli_note, stderr, "\033[34m", "i")
 
-static void error_line(const char *fmt, ...) AST_PRINTF(1, 2);
-DEFINE_LINE(error_line, stderr, "\033[31m", "\xe2\x9c\x97")
+DEFINE_LINE(cli_failure, stderr, "\033[31m", "\xe2\x9c\x97")
 
 int cli_error(const struct ast_err *err)
 {
-    error_line("error: %s", err->msg);
+    cli_failure("error: %s", err->msg);
     return CLI_FAILED;
 }
 
@@ -98,4 +98,33 @@ void cli_print_json(struct ast_str compact)
             printf("\n%*s", (int)(2 * depth), "");
     }
     putchar('\n');
+}
+
+void cli_print_value(const struct cli *cli, const struct ast_json *v)
+{
+    AST_AUTO(ast_buf_done) struct ast_buf out = AST_BUF_INIT(CLI_OUTPUT_MAX);
+    struct ast_err err = AST_ERR_INIT;
+
+    switch (cli_format(cli)) {
+    case CLI_YAML: (void)cli_render_yaml(v, &out); break; /* sticky in `out` */
+    case CLI_TOML: (void)cli_render_toml(v, &out); break;
+    default: (void)ast_json_compact(v, &out); break;
+    }
+    if (ast_buf_check(&out, "output", &err))
+        (void)cli_error(&err);
+    else if (cli_format(cli) == CLI_YAML || cli_format(cli) == CLI_TOML)
+        (void)fwrite(out.p, 1, out.n, stdout); /* a failed write shows at exit */
+    else
+        cli_print_json(ast_buf_view(&out));
+}
+
+void cli_print(const struct cli *cli, struct ast_str compact)
+{
+    AST_AUTO(ast_json_free) struct ast_json_doc *doc = NULL;
+    struct ast_err err = AST_ERR_INIT;
+
+    if (ast_json_parse(compact, &doc, &err))
+        (void)cli_error(&err);
+    else
+        cli_print_value(cli, ast_json_root(doc));
 }

@@ -162,9 +162,7 @@ int cmd_audit_tail(struct cli *cli)
 
     enum ast_rc rc = read_limit(cli, 20, &a.limit, &err);
     if (!rc)
-        rc = cli_home(cli, &err);
-    if (!rc)
-        rc = ast_uplink_connect(&cli->home, &a.client, &err);
+        rc = cli_connect(cli, &a.client, &err);
     if (!rc)
         rc = ask_page(&a, &f, &data, &err);
     if (!rc) {
@@ -181,10 +179,8 @@ int cmd_audit_tail(struct cli *cli)
 static int print_all(struct ask *a)
 {
     struct ast_err err = AST_ERR_INIT;
-    enum ast_rc rc = cli_home(a->cli, &err);
+    enum ast_rc rc = cli_connect(a->cli, &a->client, &err);
 
-    if (!rc)
-        rc = ast_uplink_connect(&a->cli->home, &a->client, &err);
     bool more = !rc;
     while (more) {
         AST_AUTO(ast_uplink_frame_done) struct ast_uplink_frame f = { 0 };
@@ -217,16 +213,13 @@ int cmd_audit_export(struct cli *cli)
 int cmd_audit_verify(struct cli *cli)
 {
     AST_AUTO(ast_uplink_frame_done) struct ast_uplink_frame f = { 0 };
-    AST_AUTO(ast_buf_done) struct ast_buf text = AST_BUF_INIT(8u * 1024 * 1024);
     struct ast_uplink_client *c = NULL;
     struct ast_err err = AST_ERR_INIT;
     const struct ast_json *data, *issue;
     bool is_valid = false;
     uint64_t entries = 0;
 
-    enum ast_rc rc = cli_home(cli, &err);
-    if (!rc)
-        rc = ast_uplink_connect(&cli->home, &c, &err);
+    enum ast_rc rc = cli_connect(cli, &c, &err);
     if (!rc)
         rc = cli_request(cli, c, "audit_verify", AST_STR("{\"method\":\"AuditVerify\"}"),
                          VERIFY_WAIT_MS, &f, &data, &err);
@@ -235,9 +228,8 @@ int cmd_audit_verify(struct cli *cli)
         return cli_error(&err);
     (void)ast_json_bool(ast_json_member(data, "valid"), &is_valid);
     (void)ast_json_u64(ast_json_member(data, "entries"), &entries);
-    if (cli_format(cli) == CLI_JSON) {
-        if (!ast_json_compact(data, &text))
-            cli_print_json(ast_buf_view(&text));
+    if (cli_format(cli) != CLI_PRETTY) {
+        cli_print_value(cli, data);
         return is_valid ? CLI_OK : CLI_FAILED;
     }
     struct ast_json_iter it = AST_JSON_ITER(ast_json_member(data, "issues"));

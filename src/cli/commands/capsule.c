@@ -202,7 +202,7 @@ int cmd_capsule_list(struct cli *cli)
         return cli_error(&err);
     if (d.n)
         qsort(d.v, d.n, sizeof *d.v, cmp_name);
-    bool json = cli_format(cli) == CLI_JSON;
+    bool json = cli_format(cli) != CLI_PRETTY;
     ast_jw_array(&w);
     for (size_t i = 0; i < d.n; i++) {
         const struct ast_manifest *m = d.v[i].manifest;
@@ -227,7 +227,7 @@ int cmd_capsule_list(struct cli *cli)
     }
     ast_jw_end(&w);
     if (json)
-        cli_print_json(ast_buf_view(&out));
+        cli_print(cli, ast_buf_view(&out));
     else if (d.n == 0)
         cli_info("No capsules are installed. `astrid capsule install <path>` installs one.");
     return CLI_OK;
@@ -271,7 +271,7 @@ int cmd_capsule_show(struct cli *cli)
     if (ast_meta_load(c->dir, &meta, &err))
         return cli_error(&err);
     struct ast_str source = meta->source.n ? meta->source : AST_STR("unknown");
-    if (cli_format(cli) == CLI_JSON) {
+    if (cli_format(cli) != CLI_PRETTY) {
         ast_jw_object(&w);
         ast_jw_kv_string(&w, "name", c->manifest->name);
         ast_jw_kv_string(&w, "version", meta->version);
@@ -281,7 +281,7 @@ int cmd_capsule_show(struct cli *cli)
         ast_jw_kv_string(&w, "updated_at", meta->updated_at);
         write_manifest(&w, c->dir);
         ast_jw_end(&w);
-        cli_print_json(ast_buf_view(&out));
+        cli_print(cli, ast_buf_view(&out));
         return CLI_OK;
     }
     printf(AST_STR_FMT " " AST_STR_FMT "\n  " AST_STR_FMT "\n  source:    " AST_STR_FMT

@@ -3,11 +3,13 @@
 #include <string.h>
 
 #include "cli/daemon.h"
+#include "cli/grid.h"
 
 #include "base/banned.h"
 
 #define STATUS_WAIT_MS 10000
 #define STOP_WAIT_MS   5000
+#define WHO_MAX        30000u /* cells: more clients than a daemon takes */
 
 static enum ast_rc get_status(struct cli *cli, struct ast_uplink_frame *f,
                               const struct ast_json **ret, struct ast_err *err)
@@ -135,18 +137,11 @@ static void print_status(const struct ast_json *s)
             printf("    - " AST_STR_FMT "\n", AST_STR_ARG(id));
 }
 
-static void print_value(const struct ast_json *v)
-{
-    AST_AUTO(ast_buf_done) struct ast_buf out = AST_BUF_INIT(8u * 1024 * 1024);
-    ast_json_canonical(v, &out);
-    cli_print_json(ast_buf_view(&out));
-}
-
 /* No daemon is an answer, not a failure, unless --exit-code asks. */
 static int no_daemon(struct cli *cli, const char *text)
 {
-    if (cli_format(cli) == CLI_JSON)
-        puts("{\n  \"running\": false\n}");
+    if (cli_format(cli) != CLI_PRETTY)
+        cli_print(cli, AST_STR("{\"running\":false}"));
     else
         cli_info("%s", text);
     return cli_value(cli, "exit-code") ? CLI_FAILED : CLI_OK;
@@ -164,14 +159,14 @@ int cmd_status(struct cli *cli)
     if (state == CLI_DAEMON_NONE)
         return no_daemon(cli, "No Astrid daemon is running.");
     if (state != CLI_DAEMON_UP || get_status(cli, &f, &status, &err)) {
-        cli_warning(
+        cli_failure(
             "Daemon socket exists but connection failed. It may be starting up or in a bad state.");
         if (cli->verbose)
             cli_note("%s", err.msg);
         return cli_value(cli, "exit-code") ? CLI_FAILED : CLI_OK;
     }
-    if (cli_format(cli) == CLI_JSON)
-        print_value(status);
+    if (cli_format(cli) != CLI_PRETTY)
+        cli_print_value(cli, status);
     else
         print_status(status);
     return CLI_OK;
@@ -187,54 +182,67 @@ static int status_or_tell(struct cli *cli, struct ast_uplink_frame *f, const str
     if (!cli->has_home)
         return cli_error(&err);
     if (state == CLI_DAEMON_NONE) {
-        if (cli_format(cli) == CLI_JSON)
-            puts("[]");
+        if (cli_format(cli) != CLI_PRETTY)
+            cli_print(cli, AST_STR("[]"));
         else
             cli_info("No Astrid daemon is running.");
         return CLI_OK;
     }
     if (state != CLI_DAEMON_UP || get_status(cli, f, ret, &err)) {
         *ret = NULL;
-        ast_wrap(&err, AST_E_IO, "Failed to connect to daemon");
-        return cli_error(&err);
+        cli_failure("Failed to connect to daemon");
+        if (cli->verbose)
+            cli_note("%s", err.msg);
+        return CLI_FAILED;
     }
     return CLI_OK;
+}
+
+/* One row for each connection: a principal with three has three. */
+static void add_clients(struct ast_jw *w, struct cli_grid *g, struct ast_str agent, uint64_t count)
+{
+    for (; count && g->cells.n < WHO_MAX; count--) {
+        cli_grid_cell(g, agent);
+        cli_grid_cell(g, AST_STR("cli"));
+        cli_grid_cell(g, AST_STR("active"));
+        ast_jw_object(w);
+        ast_jw_kv_string(w, "agent", agent);
+        ast_jw_kv_string(w, "platform", AST_STR("cli"));
+        ast_jw_end(w);
+    }
 }
 
 int cmd_who(struct cli *cli)
 {
     AST_AUTO(ast_uplink_frame_done) struct ast_uplink_frame f = { 0 };
-    AST_AUTO(ast_buf_done) struct ast_buf out = AST_BUF_INIT(1024u * 1024);
+    AST_AUTO(ast_buf_done) struct ast_buf out = AST_BUF_INIT(CLI_OUTPUT_MAX);
+    AST_AUTO(cli_grid_done)
+    struct cli_grid g = { .columns = { { "AGENT", 24 }, { "PLATFORM", 12 }, { "STATE", 5 } } };
     const struct ast_json *status, *one;
     int exit_status = status_or_tell(cli, &f, &status);
     struct ast_jw w = AST_JW_INIT(&out);
     struct ast_str unused;
-    size_t rows = 0;
+    uint64_t count = 0;
 
     if (!status)
         return exit_status;
-    struct ast_json_iter it = AST_JSON_ITER(ast_json_member(status, "connections_by_principal"));
-    bool json = cli_format(cli) == CLI_JSON;
+    const struct ast_json *rows = ast_json_member(status, "connections_by_principal");
+    struct ast_json_iter it = AST_JSON_ITER(rows);
     ast_jw_array(&w);
     while (ast_json_next(&it, &unused, &one)) {
-        struct ast_str principal = ast_json_str_or(one, AST_STR("principal"), AST_STR("?"));
-        uint64_t count = 0;
+        count = 0;
         (void)ast_json_u64(ast_json_member(one, "count"), &count); /* a row without count is none */
-        for (; count; count--, rows++) {
-            if (!json && rows == 0)
-                printf("%-24s %-12s %s\n", "AGENT", "PLATFORM", "STATE");
-            if (!json)
-                printf("%-24.*s %-12s active\n", AST_STR_ARG(principal), "cli");
-            ast_jw_object(&w);
-            ast_jw_kv_string(&w, "agent", principal);
-            ast_jw_kv_string(&w, "platform", AST_STR("cli"));
-            ast_jw_end(&w);
-        }
+        add_clients(&w, &g, ast_json_str_or(one, AST_STR("principal"), AST_STR("?")), count);
     }
+    count = 0;
+    if (!ast_json_count(rows) && ast_json_u64(ast_json_member(status, "connected_clients"), &count))
+        add_clients(&w, &g, AST_PRINCIPAL_DEFAULT, count);
     ast_jw_end(&w);
-    if (json)
-        cli_print_json(ast_buf_view(&out));
-    else if (rows == 0)
+    if (cli_format(cli) != CLI_PRETTY)
+        cli_print(cli, ast_buf_view(&out));
+    else if (g.cells.n)
+        cli_grid_print(&g);
+    else
         cli_info("No clients connected.");
     return CLI_OK;
 }

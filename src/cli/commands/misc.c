@@ -17,12 +17,15 @@ int cmd_version(struct cli *cli)
     struct utsname u = { 0 };
     (void)uname(&u); /* cannot fail with a valid pointer */
 
-    if (cli_format(cli) == CLI_JSON)
-        printf("{\n  \"version\": \"0.8.0\",\n  \"commit\": \"" AST_GIT_SHA
-               "\",\n  \"target\": \"%s-linux\"\n}\n",
-               u.machine);
-    else
-        printf("astrid 0.8.0\n  commit: " AST_GIT_SHA "\n  target: %s-linux\n", u.machine);
+    if (cli_format(cli) != CLI_PRETTY) {
+        AST_AUTO(ast_buf_done) struct ast_buf out = AST_BUF_INIT(1024);
+        ast_buf_addf(
+            &out, "{\"version\":\"0.8.0\",\"commit\":\"" AST_GIT_SHA "\",\"target\":\"%s-linux\"}",
+            u.machine);
+        cli_print(cli, ast_buf_view(&out));
+        return CLI_OK;
+    }
+    printf("astrid 0.8.0\n  commit: " AST_GIT_SHA "\n  target: %s-linux\n", u.machine);
     return CLI_OK;
 }
 
@@ -35,6 +38,8 @@ int cmd_help(struct cli *cli)
         return CLI_OK;
     }
     const struct cli_command *c = cli_find(cli->words, cli->word_count, &used);
+    if (!c && cli->word_count == 1 && cli_print_group_help(cli->words[0]))
+        return CLI_OK;
     if (!c) {
         fprintf(stderr,
                 "error: unrecognized command '%s'\n\nFor more information, try 'astrid help'.\n",

@@ -83,13 +83,15 @@ static bool daemon_is_up(struct cli *cli, const char *json, int *ret_exit)
     if (!cli->has_home) {
         *ret_exit = cli_error(&err);
     } else if (state == CLI_DAEMON_NONE) {
-        if (cli_format(cli) == CLI_JSON)
-            puts(json);
+        if (cli_format(cli) != CLI_PRETTY)
+            cli_print(cli, ast_str_c(json));
         else
             cli_info("No Astrid daemon is running.");
     } else {
-        ast_wrap(&err, AST_E_IO, "Failed to connect to daemon");
-        *ret_exit = cli_error(&err);
+        cli_failure("Failed to connect to daemon");
+        if (cli->verbose)
+            cli_note("%s", err.msg);
+        *ret_exit = CLI_FAILED;
     }
     return false;
 }
@@ -155,7 +157,7 @@ static void write_bridge(struct ast_jw *w)
     ast_jw_end(w);
 }
 
-static void print_ps_json(const struct cli_activity *a)
+static void print_ps_record(const struct cli *cli, const struct cli_activity *a)
 {
     AST_AUTO(ast_buf_done) struct ast_buf out = AST_BUF_INIT(JSON_MAX);
     struct ast_jw w = AST_JW_INIT(&out);
@@ -177,7 +179,7 @@ static void print_ps_json(const struct cli_activity *a)
     if (!bridge)
         write_bridge(&w);
     ast_jw_end(&w);
-    cli_print_json(ast_buf_view(&out));
+    cli_print(cli, ast_buf_view(&out));
 }
 
 int cmd_ps(struct cli *cli)
@@ -190,8 +192,8 @@ int cmd_ps(struct cli *cli)
         return exit_status;
     if (fetch(cli, CLI_SORT_CPU, ANSWER_WAIT_MS, &n, &err))
         return cli_error(&err);
-    if (cli_format(cli) == CLI_JSON)
-        print_ps_json(&n.a);
+    if (cli_format(cli) != CLI_PRETTY)
+        print_ps_record(cli, &n.a);
     else
         print_tables(&n.a, /* rates= */ false, CLI_SORT_CPU);
     return CLI_OK;
