@@ -131,21 +131,58 @@ static enum ast_rc wait_ready(struct cli *cli, pid_t pid, const char *ready, str
     return AST_OK;
 }
 
-enum ast_rc cli_daemon_spawn(struct cli *cli, bool ephemeral, struct ast_err *err)
+/* One start at a time in this home: the run folder's own lock, no file of its own. The other one's start takes as long as
+ * a start may. */
+static enum ast_rc lock_starts(struct cli *cli, int *ret_fd, struct ast_err *err)
 {
-    AST_AUTO(ast_cfree) char *program = NULL;
-    AST_AUTO(ast_cfree) char *ready = NULL;
-    AST_AUTO(ast_cfree) char *cwd = getcwd(NULL, 0);
-    pid_t pid;
-    enum ast_rc rc = cli_home(cli, err);
+    AST_AUTO(ast_cfree) char *run = ast_home_path(&cli->home, "run");
+    AST_AUTO(ast_fs_close) int fd = -1;
+    int64_t deadline = ast_mono_ns() + (READY_WAIT_MS + DYING_WAIT_MS) * AST_NS_PER_MS;
 
-    if (!rc)
-        rc = cli_companion("astrid-daemon", &program, err);
+    if (!run)
+        return ast_fail(err, AST_E_NO_MEMORY, "start the daemon");
+    enum ast_rc rc = ast_fs_mkdirs(run, 0700, err);
     if (rc)
         return rc;
-    ready = ast_home_path(&cli->home, AST_HOME_READY);
+    fd = open(run, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return ast_fail_errno(err, ast_rc_from_errno(errno), errno, "open '%s'", run);
+    while (flock(fd, LOCK_EX | LOCK_NB)) {
+        if (errno != EWOULDBLOCK && errno != EINTR)
+            return ast_fail_errno(err, AST_E_IO, errno, "lock '%s'", run);
+        if (ast_mono_ns() >= deadline)
+            return ast_fail(err, AST_E_BUSY, "somebody else is starting a daemon and does not end");
+        nap_ms(READY_POLL_MS);
+    }
+    *ret_fd = fd;
+    fd = -1;
+    return AST_OK;
+}
+
+/* A dead daemon's socket is gone before its lock is: that is waited for. */
+static enum ast_rc clean_dead(struct cli *cli, struct ast_err *err)
+{
+    enum ast_rc rc = cli_daemon_clean(cli, err);
+
+    for (int waited = 0; rc == AST_E_BUSY && waited < DYING_WAIT_MS; waited += READY_POLL_MS) {
+        nap_ms(READY_POLL_MS);
+        rc = cli_daemon_clean(cli, err);
+    }
+    return rc;
+}
+
+static enum ast_rc spawn_and_wait(struct cli *cli, bool ephemeral, struct ast_err *err)
+{
+    AST_AUTO(ast_cfree) char *program = NULL;
+    AST_AUTO(ast_cfree) char *ready = ast_home_path(&cli->home, AST_HOME_READY);
+    AST_AUTO(ast_cfree) char *cwd = getcwd(NULL, 0);
+    pid_t pid;
+
     if (!ready || !cwd)
         return ast_fail(err, AST_E_NO_MEMORY, "start the daemon");
+    enum ast_rc rc = cli_companion("astrid-daemon", &program, err);
+    if (rc)
+        return rc;
     unlink(ready);
     char *const argv[] = { program, (char[]){ "--workspace" }, cwd,
                            ephemeral ? (char[]){ "--ephemeral" } : NULL, NULL };
@@ -153,23 +190,34 @@ enum ast_rc cli_daemon_spawn(struct cli *cli, bool ephemeral, struct ast_err *er
     return rc ? rc : wait_ready(cli, pid, ready, err);
 }
 
+enum ast_rc cli_daemon_spawn(struct cli *cli, bool ephemeral, bool *ret_found, struct ast_err *err)
+{
+    AST_AUTO(ast_fs_close) int lock = -1;
+    enum ast_rc rc = cli_home(cli, err);
+
+    if (!rc)
+        rc = lock_starts(cli, &lock, err);
+    if (rc)
+        return rc;
+    *ret_found = false;
+    switch (cli_daemon_probe(cli, err)) {
+    case CLI_DAEMON_UP: *ret_found = true; return AST_OK; /* somebody was faster */
+    case CLI_DAEMON_UNCLEAR: return err->rc ? err->rc : AST_E_IO;
+    case CLI_DAEMON_STALE: rc = clean_dead(cli, err); break;
+    case CLI_DAEMON_NONE: break;
+    }
+    return rc ? rc : spawn_and_wait(cli, ephemeral, err);
+}
+
 /* Nobody is there, or nobody alive: boots one. */
 static enum ast_rc boot(struct cli *cli, enum cli_daemon_state state, struct ast_err *err)
 {
-    enum ast_rc rc = AST_OK;
+    bool found;
 
-    if (state == CLI_DAEMON_STALE) {
+    if (state == CLI_DAEMON_STALE)
         cli_note("Found dead socket. Cleaning up and restarting daemon...");
-        rc = cli_daemon_clean(cli, err);
-        for (int waited = 0; rc == AST_E_BUSY && waited < DYING_WAIT_MS; waited += READY_POLL_MS) {
-            nap_ms(READY_POLL_MS); /* its socket is gone, its lock not quite */
-            rc = cli_daemon_clean(cli, err);
-        }
-    }
-    if (rc)
-        return rc;
     cli_note("Booting Astrid daemon...");
-    return cli_daemon_spawn(cli, /* ephemeral= */ true, err);
+    return cli_daemon_spawn(cli, /* ephemeral= */ true, &found, err);
 }
 
 /* A process that was killed takes connections until its last thread is gone, and never answers. */

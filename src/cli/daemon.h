@@ -12,8 +12,9 @@ enum cli_daemon_state {
 };
 enum cli_daemon_state cli_daemon_probe(struct cli *cli, struct ast_err *err);
 
-/* Spawns astrid-daemon in a session of its own and waits until it is ready (10 s). Progress on stderr. */
-enum ast_rc cli_daemon_spawn(struct cli *cli, bool ephemeral, struct ast_err *err);
+/* Removes what a dead daemon left, spawns astrid-daemon in a session of its own and waits until it is ready (10 s).
+ * Of several at once one spawns, the others wait for it: *ret_found says that a daemon was there. */
+enum ast_rc cli_daemon_spawn(struct cli *cli, bool ephemeral, bool *ret_found, struct ast_err *err);
 
 /* A connection to the daemon that runs; else an error that says how to start one. */
 AST_MUST_CHECK

@@ -27,11 +27,15 @@ static enum ast_rc get_status(struct cli *cli, struct ast_uplink_frame *f,
 static int spawn_persistent(struct cli *cli)
 {
     struct ast_err err = AST_ERR_INIT;
+    bool found;
 
     cli_note("Starting Astrid daemon (persistent mode)...");
-    if (cli_daemon_spawn(cli, /* ephemeral= */ false, &err))
+    if (cli_daemon_spawn(cli, /* ephemeral= */ false, &found, &err))
         return cli_error(&err);
-    cli_success("Astrid daemon started (persistent mode).");
+    if (found)
+        cli_warning("Astrid daemon is already running.");
+    else
+        cli_success("Astrid daemon started (persistent mode).");
     return CLI_OK;
 }
 
@@ -43,9 +47,6 @@ int cmd_start(struct cli *cli)
     case CLI_DAEMON_UP: cli_warning("Astrid daemon is already running."); return CLI_OK;
     case CLI_DAEMON_UNCLEAR: return cli_error(&err);
     case CLI_DAEMON_STALE:
-        if (cli_daemon_clean(cli, &err))
-            return cli_error(&err);
-        break;
     case CLI_DAEMON_NONE: break;
     }
     return spawn_persistent(cli);
@@ -99,8 +100,6 @@ int cmd_restart(struct cli *cli)
     if (state == CLI_DAEMON_UNCLEAR)
         return cli_error(&err);
     if (state == CLI_DAEMON_UP && stop_daemon(cli, "astrid restart", &err))
-        return cli_error(&err);
-    if (state == CLI_DAEMON_STALE && cli_daemon_clean(cli, &err))
         return cli_error(&err);
     return spawn_persistent(cli);
 }
