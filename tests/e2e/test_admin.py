@@ -480,7 +480,7 @@ class Cli(Admin, Case):
         equal((row["groups"], row["enabled"]), (["agent", "ops"], True))
         self._run("agent", "modify", "cliff", "--remove-group", "ops")
         self._run("agent", "disable", "cliff")
-        check("disabled" in self._run("agent", "show", "cliff").stdout)
+        check("Enabled:   no\n" in self._run("agent", "show", "cliff").stdout)
         self._run("agent", "enable", "cliff")
         self._run("caps", "grant", "cliff", "*", code=2)
         self._run("caps", "grant", "cliff", "a:b")
