@@ -9,7 +9,7 @@
 #include <stdlib.h>
 
 #include "gateway/gateway_priv.h"
-#include "gateway/query_priv.h"
+#include "gateway/form_priv.h"
 #include "host/env.h"
 
 #include "base/banned.h"
@@ -75,13 +75,13 @@ static enum ast_rc read_query(struct history *h, struct ast_str query, struct as
                                                        { "limit", 5 },  { "cursor", 6 } };
     for (size_t i = 0; i < PARAM_COUNT; i++)
         h->params[i].name = names[i];
-    enum ast_rc rc = gw_query_parse(query, h->params, PARAM_COUNT, &h->memory, err);
+    enum ast_rc rc = gw_form_parse(query, h->params, PARAM_COUNT, &h->memory, err);
     if (!rc)
-        rc = gw_query_u64(&h->params[SINCE], &h->since, err);
+        rc = gw_form_u64(&h->params[SINCE], &h->since, err);
     if (!rc)
-        rc = gw_query_u64(&h->params[UNTIL], &h->until, err);
+        rc = gw_form_u64(&h->params[UNTIL], &h->until, err);
     if (!rc)
-        rc = gw_query_u64(&h->params[LIMIT], &h->limit, err);
+        rc = gw_form_u64(&h->params[LIMIT], &h->limit, err);
     return rc ? ast_wrap(err, rc, "Failed to deserialize query string") : AST_OK;
 }
 

@@ -16,7 +16,7 @@
 #include "gateway/feed_priv.h"
 #include "gateway/gateway_priv.h"
 #include "gateway/prompt_priv.h"
-#include "gateway/query_priv.h"
+#include "gateway/form_priv.h"
 #include "host/env.h"
 
 #include "base/banned.h"
@@ -270,7 +270,7 @@ static enum ast_rc read_request(struct opening *o, const struct gw_request *r, s
     AST_AUTO(ast_buf_done) struct ast_buf memory = AST_BUF_INIT(AST_GATEWAY_HEAD_BYTES + 1);
     struct gw_param ids = { .name = AST_STR("ids") };
     struct ast_str last;
-    enum ast_rc rc = gw_query_parse(r->query, &ids, 1, &memory, err);
+    enum ast_rc rc = gw_form_parse(r->query, &ids, 1, &memory, err);
     if (rc)
         return ast_wrap(err, rc, "Failed to deserialize query string");
     o->with_ids = ids.value.p && !ast_str_is(ids.value, "false");

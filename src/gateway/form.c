@@ -1,5 +1,5 @@
 /* application/x-www-form-urlencoded, as far as a query needs it. */
-#include "gateway/query_priv.h"
+#include "gateway/form_priv.h"
 
 #include "base/codec.h"
 
@@ -25,7 +25,7 @@ static enum ast_rc decode(struct ast_str s, struct ast_buf *out, struct ast_err 
     return rc;
 }
 
-enum ast_rc gw_query_parse(struct ast_str query, struct gw_param *params, size_t count,
+enum ast_rc gw_form_parse(struct ast_str query, struct gw_param *params, size_t count,
                            struct ast_buf *memory, struct ast_err *err)
 {
     struct ast_str pair;
@@ -60,7 +60,7 @@ enum ast_rc gw_query_parse(struct ast_str query, struct gw_param *params, size_t
     return AST_OK;
 }
 
-enum ast_rc gw_query_u64(const struct gw_param *param, uint64_t *ret, struct ast_err *err)
+enum ast_rc gw_form_u64(const struct gw_param *param, uint64_t *ret, struct ast_err *err)
 {
     if (param->value.p && !ast_str_to_u64(param->value, ret))
         return ast_fail(err, AST_E_INVALID, AST_STR_FMT ": invalid digit found in string",
