@@ -141,7 +141,8 @@ static void on_signal(void *arg, int signum)
     struct daemon *d = arg;
 
     if (signum == SIGHUP) {
-        ast_log_info(TARGET, "SIGHUP received; nothing to reload in this build");
+        ast_log_info(TARGET, "SIGHUP received: reading TLS certificates again");
+        ast_gateway_reload(d->gateway);
         return;
     }
     if (d->stopping) /* a second one while we are stopping: the operator means it */

@@ -205,6 +205,47 @@ enum ast_rc ast_gateway_start(struct ast_kernel *k, struct ast_gateway **ret, st
     return AST_OK;
 }
 
+struct reload {
+    struct gw_job job;
+    struct ast_gateway *g;
+    struct gw_http *http; /* owned reference: the job may come after the stop */
+};
+
+static void reload_free(struct reload *r)
+{
+    gw_http_unref(r->http);
+    free(r);
+}
+
+static void run_reload(struct gw_job *job)
+{
+    struct reload *r = AST_CONTAINER_OF(job, struct reload, job);
+    const struct gw_config *cfg = &r->g->cfg;
+    struct ast_err err = AST_ERR_INIT;
+    if (gw_http_reload_tls(r->http, &err))
+        ast_log_fields(AST_LOG_ERROR, "gateway",
+                       "TLS certificate not reloaded, the old one stays in use",
+                       AST_F_CSTR("error", err.msg));
+    else
+        ast_log_fields(AST_LOG_INFO, "gateway", "TLS certificate reloaded",
+                       AST_F_STR("cert", cfg->tls_cert_path));
+    reload_free(r);
+}
+
+void ast_gateway_reload(struct ast_gateway *g)
+{
+    if (!g || !g->cfg.has_tls)
+        return;
+    struct reload *r = calloc(1, sizeof *r);
+    if (!r) {
+        ast_log_error("gateway", "TLS certificate not reloaded: out of memory");
+        return;
+    }
+    *r = (struct reload){ .job.run = run_reload, .g = g, .http = gw_http_ref(g->http) };
+    if (!gw_worker_post(&g->disk, &r->job))
+        reload_free(r);
+}
+
 unsigned ast_gateway_port(const struct ast_gateway *g)
 {
     return gw_http_port(g->http);

@@ -17,3 +17,6 @@ void ast_gateway_stop(struct ast_gateway *g); /* graceful, bounded; NULL is fine
 
 /* The bound port (listen may say 0). */
 unsigned ast_gateway_port(const struct ast_gateway *g);
+
+/* SIGHUP: reads the TLS certificate and key again, in the background; the log says how it went. NULL is fine. */
+void ast_gateway_reload(struct ast_gateway *g);

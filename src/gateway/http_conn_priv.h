@@ -93,9 +93,15 @@ void gw_door_kill(struct gw_conn *c); /* gw_conn_closed() follows later */
 
 /* --- http_tls.c --- */
 
-/* A certificate chain and its one private key, or why not. */
+/* A certificate chain and its one private key, as read once. Immutable; shared by reference. */
+struct gw_tls;
 AST_MUST_CHECK
-enum ast_rc gw_tls_check(const char *cert_path, const char *key_path, struct ast_err *err);
+enum ast_rc gw_tls_load(const char *cert_path, const char *key_path, struct gw_tls **ret,
+                        struct ast_err *err);
+struct gw_tls *gw_tls_ref(struct gw_tls *t);
+void gw_tls_unref(struct gw_tls *t); /* NULL is fine */
+/* Makes a server context (SSL_CTX) hand them out from the next handshake on; on the thread that does its handshakes. */
+bool gw_tls_apply(const struct gw_tls *t, void *ssl_ctx);
 
 /* --- http_conn.c --- */
 

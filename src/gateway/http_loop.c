@@ -40,6 +40,7 @@ struct gw_loop {
     struct gw_http *http;
     struct lws_context *context;
     struct lws_vhost *vhost;
+    void *ssl_ctx; /* the vhost's own; NULL without TLS */
     pthread_t thread;
     bool has_thread;
     struct ast_lock lock;
@@ -294,6 +295,9 @@ static int on_event(struct lws *wsi, enum lws_callback_reasons reason, void *use
         atomic_fetch_add(&((struct gw_loop *)lws_context_user(lws_get_context(wsi)))->conn_count,
                          1);
         return 0;
+    case LWS_CALLBACK_OPENSSL_LOAD_EXTRA_SERVER_VERIFY_CERTS: /* the only place that shows it */
+        ((struct gw_loop *)lws_context_user(lws_get_context(wsi)))->ssl_ctx = user;
+        return 0;
     case LWS_CALLBACK_RAW_ADOPT: return conn_opened(wsi, s) ? 0 : -1;
     case LWS_CALLBACK_RAW_RX:
         c = s->conn;
@@ -341,6 +345,49 @@ static void on_lws_log(int level, const char *line)
     /* Clients cause these lines at will (broken handshakes, resets): they are no news to an operator. */
     ast_log_debug("gateway.lws", "%d %s", level, line);
 }
+
+/* --- New certificates ---------------------------------------------------------------------- */
+
+struct renewal {
+    struct gw_post post;
+    struct gw_loop *loop;
+    struct gw_tls *tls; /* owned reference */
+};
+
+static void renew(struct gw_post *post)
+{
+    struct renewal *r = AST_CONTAINER_OF(post, struct renewal, post);
+    if (!r->loop->done && !gw_tls_apply(r->tls, r->loop->ssl_ctx))
+        ast_log_error("gateway", "a loop keeps its old TLS certificate");
+    gw_tls_unref(r->tls);
+    free(r);
+}
+
+enum ast_rc gw_http_reload_tls(struct gw_http *http, struct ast_err *err)
+{
+    struct gw_tls *tls = NULL;
+    if (!http->cert)
+        return ast_fail(err, AST_E_INVALID, "TLS is not configured");
+    enum ast_rc rc = gw_tls_load(http->cert, http->key, &tls, err);
+    for (unsigned i = 0; i < http->loop_count && !rc; i++) {
+        struct renewal *r = calloc(1, sizeof *r);
+        if (!r) {
+            rc = ast_fail(err, AST_E_NO_MEMORY, "TLS");
+            break;
+        }
+        *r = (struct renewal){ .post.fn = renew,
+                               .loop = &http->loops[i],
+                               .tls = gw_tls_ref(tls) };
+        if (!gw_loop_post(r->loop, &r->post)) { /* stopping: no handshake will come */
+            gw_tls_unref(r->tls);
+            free(r);
+        }
+    }
+    gw_tls_unref(tls);
+    return rc;
+}
+
+/* --- The loop ------------------------------------------------------------------------------ */
 
 static void *loop_main(void *arg)
 {
@@ -501,7 +548,13 @@ static enum ast_rc listen_on(struct gw_http *http, struct ast_err *err)
 
 /* --- Start and stop ------------------------------------------------------------------------ */
 
-static void http_unref(struct gw_http *http)
+struct gw_http *gw_http_ref(struct gw_http *http)
+{
+    atomic_fetch_add(&http->refs, 1);
+    return http;
+}
+
+void gw_http_unref(struct gw_http *http)
 {
     if (atomic_fetch_sub(&http->refs, 1) != 1)
         return;
@@ -526,7 +579,7 @@ void gw_loop_ref(struct gw_loop *loop)
 
 void gw_loop_unref(struct gw_loop *loop)
 {
-    http_unref(loop->http);
+    gw_http_unref(loop->http);
 }
 
 static void on_drained(struct gw_timer *t)
@@ -568,7 +621,7 @@ void gw_http_stop(struct gw_http *http)
             lws_context_destroy(loop->context);
         }
     }
-    http_unref(http);
+    gw_http_unref(http);
 }
 
 static char *dup_or_null(const char *s)
@@ -578,7 +631,9 @@ static char *dup_or_null(const char *s)
 
 static enum ast_rc start(struct gw_http *http, struct ast_err *err)
 {
-    enum ast_rc rc = http->cert ? gw_tls_check(http->cert, http->key, err) : AST_OK;
+    struct gw_tls *tls = NULL;
+    enum ast_rc rc = http->cert ? gw_tls_load(http->cert, http->key, &tls, err) : AST_OK;
+    gw_tls_unref(tls); /* looked at only: libwebsockets reads the files itself and would not say what is wrong */
     if (!rc && http->cert) {
         http->no_client = SSL_CTX_new(TLS_client_method());
         rc = http->no_client ? AST_OK : ast_fail(err, AST_E_NO_MEMORY, "TLS");

@@ -34,6 +34,13 @@ enum ast_rc gw_http_start(const struct gw_http_config *cfg, struct gw_http **ret
 /* Accepts no more, cuts streams and idle connections, waits at most AST_GATEWAY_DRAIN_SECS for the rest. NULL is
  * fine. References to exchanges may outlive it. */
 void gw_http_stop(struct gw_http *http);
+/* Keeps the memory, not the service: calls after gw_http_stop() have no effect. */
+struct gw_http *gw_http_ref(struct gw_http *http);
+void gw_http_unref(struct gw_http *http);
+/* Reads certificate and key again: connections made from here on get them, open ones go on undisturbed. On failure
+ * everything stays as it was. Blocks on disk; any thread but a loop's. */
+AST_MUST_CHECK
+enum ast_rc gw_http_reload_tls(struct gw_http *http, struct ast_err *err);
 unsigned gw_http_port(const struct gw_http *http);
 unsigned gw_http_connections(const struct gw_http *http); /* open now */
 
