@@ -33,8 +33,7 @@ static void string_or_null(struct ast_jw *w, struct ast_str key, const struct as
 static void write_info(struct ast_buf *out, const struct ast_json *root)
 {
     const struct ast_json *distro = ast_json_member(root, "distro");
-    const struct ast_json *issuers =
-        ast_json_member(ast_json_member(root, "invites"), "issuers");
+    const struct ast_json *issuers = ast_json_member(ast_json_member(root, "invites"), "issuers");
     const struct ast_json *branding = ast_json_member(root, "branding");
     struct ast_jw w = AST_JW_INIT(out);
     ast_jw_object(&w);

@@ -32,8 +32,8 @@ static bool id_of(const struct ast_msg *msg, struct ast_uuid *ret)
 {
     AST_AUTO(ast_json_free) struct ast_json_doc *doc = NULL;
     return msg->is_ipc && !ast_json_parse(msg->body, &doc, NULL) &&
-           ast_uuid_parse(
-               ast_json_str_or(ast_json_root(doc), AST_STR("request_id"), AST_STR_NONE), ret);
+           ast_uuid_parse(ast_json_str_or(ast_json_root(doc), AST_STR("request_id"), AST_STR_NONE),
+                          ret);
 }
 
 static struct question *find(struct gw_questions *q, const struct ast_uuid *id)

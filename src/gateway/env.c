@@ -33,8 +33,8 @@ enum ast_rc gw_env_manifest(const struct ast_home *home, struct ast_str capsule,
                             struct ast_json_doc **ret, struct ast_err *err)
 {
     AST_AUTO(ast_cfree)
-    char *path = ast_home_path(
-        home, "home/default/.local/capsules/" AST_STR_FMT "/Capsule.toml", AST_STR_ARG(capsule));
+    char *path = ast_home_path(home, "home/default/.local/capsules/" AST_STR_FMT "/Capsule.toml",
+                               AST_STR_ARG(capsule));
     AST_AUTO(ast_buf_done) struct ast_buf text = AST_BUF_INIT(MANIFEST_MAX);
     if (!path)
         return ast_fail(err, AST_E_NO_MEMORY, "manifest");
@@ -135,10 +135,10 @@ bool gw_env_field(const struct ast_json *manifest, struct ast_str name, struct g
     struct ast_str type = declared_type(table);
     bool secret = is_secret(table);
     *ret = (struct gw_env_field){
-        .kind = secret                                        ? GW_ENV_SECRET
+        .kind = secret                                       ? GW_ENV_SECRET
                 : ast_str_eq_nocase(type, AST_STR("array"))  ? GW_ENV_ARRAY
                 : ast_str_eq_nocase(type, AST_STR("select")) ? GW_ENV_SELECT
-                                                              : GW_ENV_TEXT,
+                                                             : GW_ENV_TEXT,
         .type = secret ? AST_STR("secret") : type,
         .table = table,
     };
@@ -252,8 +252,7 @@ static enum ast_rc store_plain(const struct ast_home *home, struct ast_str princ
         rc = read_file(path, &doc, err);
     if (rc)
         return rc;
-    const struct ast_json *old = doc ? ast_json_root(doc) : NULL,
-                          *before = ast_json_get(old, name);
+    const struct ast_json *old = doc ? ast_json_root(doc) : NULL, *before = ast_json_get(old, name);
     if (kind == GW_ENV_ARRAY && before && ast_json_type(before) != AST_JSON_ARRAY)
         ast_log_warn("gateway", "%s: " AST_STR_FMT " was no array, it is replaced by one", path,
                      AST_STR_ARG(name));

@@ -26,7 +26,7 @@ static enum ast_rc decode(struct ast_str s, struct ast_buf *out, struct ast_err 
 }
 
 enum ast_rc gw_form_parse(struct ast_str query, struct gw_param *params, size_t count,
-                           struct ast_buf *memory, struct ast_err *err)
+                          struct ast_buf *memory, struct ast_err *err)
 {
     struct ast_str pair;
     bool more = true;

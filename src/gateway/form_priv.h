@@ -14,7 +14,7 @@ struct gw_param {
  * Errors: INVALID a known one comes twice, broken escapes, no UTF-8. */
 AST_MUST_CHECK
 enum ast_rc gw_form_parse(struct ast_str query, struct gw_param *params, size_t count,
-                           struct ast_buf *memory, struct ast_err *err);
+                          struct ast_buf *memory, struct ast_err *err);
 /* The number in a parameter; *ret stays as it is when it is absent. INVALID: not an unsigned number. */
 AST_MUST_CHECK
 enum ast_rc gw_form_u64(const struct gw_param *param, uint64_t *ret, struct ast_err *err);

@@ -375,9 +375,7 @@ enum ast_rc gw_http_reload_tls(struct gw_http *http, struct ast_err *err)
             rc = ast_fail(err, AST_E_NO_MEMORY, "TLS");
             break;
         }
-        *r = (struct renewal){ .post.fn = renew,
-                               .loop = &http->loops[i],
-                               .tls = gw_tls_ref(tls) };
+        *r = (struct renewal){ .post.fn = renew, .loop = &http->loops[i], .tls = gw_tls_ref(tls) };
         if (!gw_loop_post(r->loop, &r->post)) { /* stopping: no handshake will come */
             gw_tls_unref(r->tls);
             free(r);
@@ -633,7 +631,8 @@ static enum ast_rc start(struct gw_http *http, struct ast_err *err)
 {
     struct gw_tls *tls = NULL;
     enum ast_rc rc = http->cert ? gw_tls_load(http->cert, http->key, &tls, err) : AST_OK;
-    gw_tls_unref(tls); /* looked at only: libwebsockets reads the files itself and would not say what is wrong */
+    gw_tls_unref(
+        tls); /* looked at only: libwebsockets reads the files itself and would not say what is wrong */
     if (!rc && http->cert) {
         http->no_client = SSL_CTX_new(TLS_client_method());
         rc = http->no_client ? AST_OK : ast_fail(err, AST_E_NO_MEMORY, "TLS");

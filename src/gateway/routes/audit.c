@@ -8,8 +8,8 @@
  */
 #include <stdlib.h>
 
-#include "gateway/gateway_priv.h"
 #include "gateway/form_priv.h"
+#include "gateway/gateway_priv.h"
 #include "host/env.h"
 
 #include "base/banned.h"

@@ -14,9 +14,9 @@
 #include "base/log.h"
 #include "base/time.h"
 #include "gateway/feed_priv.h"
+#include "gateway/form_priv.h"
 #include "gateway/gateway_priv.h"
 #include "gateway/prompt_priv.h"
-#include "gateway/form_priv.h"
 #include "host/env.h"
 
 #include "base/banned.h"
