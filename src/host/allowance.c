@@ -21,13 +21,17 @@
 #define RECORD_MAX    16384u /* bytes of one record's JSON */
 #define KEY_MAX       (AST_PRINCIPAL_MAX + 1 + AST_UUID_TEXT)
 #define SIGNATURE_HEX (2 * AST_KEY_SIGNATURE_BYTES)
+#define NEVER         INT64_MAX
 
-/* Immutable. `pattern` and `workspace` lie behind it. */
+/* Immutable but for `uses_left`, which is under the store's lock. `pattern` and `workspace` lie behind it. */
 struct allowance {
     struct ast_uuid id;
     struct ast_principal who;
     int64_t created_ns; /* wall clock */
+    int64_t expires_ns; /* wall clock; NEVER */
     bool session_only;
+    bool is_limited; /* by number: max_uses and uses_left count */
+    uint32_t max_uses, uses_left;
     struct ast_str pattern;
     struct ast_str workspace; /* empty: any */
     char texts[];
@@ -57,6 +61,7 @@ static struct allowance *allowance_new(const struct ast_principal *who, struct a
         .id = ast_uuid_v4(),
         .who = *who,
         .created_ns = ast_wall_ns(),
+        .expires_ns = NEVER,
         .session_only = session_only,
         .pattern = ast_str_n(w->texts, pattern.n),
         .workspace = ast_str_n(w->texts + pattern.n, workspace.n),
@@ -81,9 +86,16 @@ static bool covers(const struct allowance *w, struct ast_str workspace, struct a
            ast_command_match(w->pattern, command);
 }
 
+static bool is_valid(const struct allowance *w, int64_t now_ns)
+{
+    return w->expires_ns >= now_ns && (!w->is_limited || w->uses_left > 0);
+}
+
+/* Those that end by number are never the same: each has its own uses. */
 static bool is_same(const struct allowance *a, const struct allowance *b)
 {
-    return a->session_only == b->session_only && ast_str_eq(a->pattern, b->pattern) &&
+    return a->session_only == b->session_only && a->expires_ns == b->expires_ns && !a->is_limited &&
+           !b->is_limited && ast_str_eq(a->pattern, b->pattern) &&
            ast_str_eq(a->workspace, b->workspace);
 }
 
@@ -99,6 +111,20 @@ static struct person *person_get(struct ast_allowances *a, struct ast_str princi
         return NULL;
     }
     return p;
+}
+
+/* The first n allowances stay; a person without any goes. `p` may be NULL. */
+static void person_keep(struct ast_allowances *a, struct ast_str principal, struct person *p,
+                        size_t n) AST_REQUIRES(a->lock)
+{
+    if (!p)
+        return;
+    p->v.n = n;
+    if (n)
+        return;
+    ast_map_remove(&a->people, principal);
+    ast_vec_done(&p->v);
+    free(p);
 }
 
 /* Takes the allowance. OK: the principal has it now, or had the same before. CLOSED: its session has ended. */
@@ -121,19 +147,6 @@ static enum ast_rc put(struct ast_allowances *a, struct allowance *w,
         return AST_E_NO_MEMORY;
     (void)ast_steal(&own);
     return AST_OK;
-}
-
-bool host_allowance_covers(struct ast_allowances *a, struct ast_str principal,
-                           struct ast_str workspace, struct ast_str command)
-{
-    if (!a)
-        return false;
-    AST_WITH_LOCK(&a->lock);
-    const struct person *p = ast_map_get(&a->people, principal);
-    for (size_t i = 0; p && i < p->v.n; i++)
-        if (covers(p->v.v[i], workspace, command))
-            return true;
-    return false;
 }
 
 size_t ast_allowances_count(struct ast_allowances *a, struct ast_str principal, size_t *ret_lasting)
@@ -182,21 +195,14 @@ static void drop(struct ast_allowances *a, struct ast_str principal, bool also_l
             asking->has_ended = true;
     }
     struct person *p = ast_map_get(&a->people, principal);
-    if (!p)
-        return;
     size_t kept = 0;
-    for (size_t i = 0; i < p->v.n; i++) {
+    for (size_t i = 0; p && i < p->v.n; i++) {
         if (also_lasting || p->v.v[i]->session_only)
             allowance_free(p->v.v[i]);
         else
             p->v.v[kept++] = p->v.v[i];
     }
-    p->v.n = kept;
-    if (kept)
-        return;
-    ast_map_remove(&a->people, principal);
-    ast_vec_done(&p->v);
-    free(p);
+    person_keep(a, principal, p, kept);
 }
 
 void ast_allowances_end_session(struct ast_allowances *a, struct ast_str principal)
@@ -230,9 +236,17 @@ static enum ast_rc write_record(const struct allowance *w, struct ast_str signat
     ast_jw_kv_string(&j, "command", w->pattern);
     ast_jw_end(&j);
     ast_jw_kv_string(&j, "created_at", ast_time_format(w->created_ns, AST_TIME_Z, when));
-    ast_jw_kv_null(&j, "expires_at");
-    ast_jw_kv_null(&j, "max_uses");
-    ast_jw_kv_null(&j, "uses_remaining");
+    if (w->expires_ns == NEVER)
+        ast_jw_kv_null(&j, "expires_at");
+    else
+        ast_jw_kv_string(&j, "expires_at", ast_time_format(w->expires_ns, AST_TIME_Z, when));
+    if (w->is_limited) {
+        ast_jw_kv_u64(&j, "max_uses", w->max_uses);
+        ast_jw_kv_u64(&j, "uses_remaining", w->uses_left);
+    } else {
+        ast_jw_kv_null(&j, "max_uses");
+        ast_jw_kv_null(&j, "uses_remaining");
+    }
     ast_jw_kv_bool(&j, "session_only", w->session_only);
     if (w->workspace.n)
         ast_jw_kv_string(&j, "workspace_root", w->workspace);
@@ -259,6 +273,40 @@ static enum ast_rc sign_record(const struct ast_key *key, const struct allowance
     return ast_buf_check(out, "allowance", err);
 }
 
+/* False: something else than null or a number that fits. *ret stays as it was for null. */
+static bool read_uses(const struct ast_json *root, struct ast_str key, bool *ret_is_set,
+                      uint32_t *ret)
+{
+    const struct ast_json *v = ast_json_get(root, key);
+    uint64_t n;
+
+    *ret_is_set = ast_json_type(v) != AST_JSON_NULL;
+    if (!*ret_is_set)
+        return true;
+    if (!ast_json_u64(v, &n) || n > UINT32_MAX)
+        return false;
+    *ret = (uint32_t)n;
+    return true;
+}
+
+static bool read_limits(const struct ast_json *root, struct allowance *w)
+{
+    const struct ast_json *expires = ast_json_get(root, AST_STR("expires_at"));
+    struct ast_str text;
+    bool has_max, has_left;
+
+    if (ast_json_type(expires) != AST_JSON_NULL &&
+        (ast_json_type(expires) != AST_JSON_STRING || !ast_json_string(expires, &text) ||
+         !ast_time_parse(text, &w->expires_ns)))
+        return false;
+    if (!read_uses(root, AST_STR("max_uses"), &has_max, &w->max_uses) ||
+        !read_uses(root, AST_STR("uses_remaining"), &has_left, &w->uses_left) ||
+        has_max != has_left)
+        return false;
+    w->is_limited = has_max;
+    return true;
+}
+
 /* The allowance of a record; NULL when it lacks something. */
 static struct allowance *read_record(const struct ast_json *root)
 {
@@ -275,12 +323,13 @@ static struct allowance *read_record(const struct ast_json *root)
         !ast_uuid_parse(ast_json_str_or(root, AST_STR("id"), AST_STR_NONE), &id) ||
         !ast_time_parse(ast_json_str_or(root, AST_STR("created_at"), AST_STR_NONE), &created))
         return NULL;
+    AST_AUTO(allowance_free)
     struct allowance *w = allowance_new(&who, command, workspace, /* session_only= */ false);
-    if (w) {
-        w->id = id;
-        w->created_ns = created;
-    }
-    return w;
+    if (!w || !read_limits(root, w))
+        return NULL;
+    w->id = id;
+    w->created_ns = created;
+    return ast_steal(&w);
 }
 
 /* Signed by the key, and byte for byte what we would write: nothing in it goes unread. */
@@ -299,6 +348,7 @@ static bool is_ours(const struct ast_key *key, const struct allowance *w, struct
 
 struct load {
     struct ast_allowances *a;
+    int64_t now_ns;
     size_t seen, refused;
 };
 
@@ -313,8 +363,9 @@ static bool load_one(void *arg, struct ast_str key, struct ast_str value)
         w = read_record(ast_json_root(doc));
     struct ast_str hex =
         ast_json_str_or(doc ? ast_json_root(doc) : NULL, AST_STR("signature"), AST_STR_NONE);
-    if (!w || !ast_str_eq(record_key(w, own_key), key) || !is_ours(l->a->key, w, hex, value) ||
-        put(l->a, ast_steal(&w), /* asking= */ NULL))
+    if (!w || !ast_str_eq(record_key(w, own_key), key) || !is_ours(l->a->key, w, hex, value))
+        l->refused++;
+    else if (is_valid(w, l->now_ns) && put(l->a, ast_steal(&w), /* asking= */ NULL))
         l->refused++;
     return ++l->seen < AST_ALLOWANCES_RECORDS;
 }
@@ -329,7 +380,7 @@ enum ast_rc ast_allowances_new(struct ast_store *store, const struct ast_key *ke
     a->key = key;
     ast_lock_init(&a->lock, AST_LOCK_cache);
     ast_list_init(&a->asking);
-    struct load l = { .a = a };
+    struct load l = { .a = a, .now_ns = ast_wall_ns() };
     enum ast_rc rc =
         ast_store_scan(store, AST_ALLOWANCES_NS, AST_STR_NONE, AST_STR_NONE, load_one, &l, err);
     if (rc)
@@ -362,11 +413,13 @@ void ast_allowances_free(struct ast_allowances *a)
 
 /* --- Adding -------------------------------------------------------------------------------------- */
 
-/* A record on its way to the disk. Owner: the fiber and the writer, two references. */
+/* A record on its way to the disk, or one whose use was spent. Owner: the fiber and the writer, two references. */
 struct save {
     struct ast_store_op op;
     struct ast_allowances *a;
-    uint64_t forgets;      /* when the question was asked */
+    uint64_t forgets; /* when the question was asked */
+    struct ast_principal who;
+    struct ast_uuid id;
     struct ast_call *call; /* reference */
     atomic_uint refs;
     atomic_bool is_done; /* written last by the writer: rc and err are final then */
@@ -413,24 +466,27 @@ static void save_done(struct ast_store_op *op, enum ast_rc rc, const struct ast_
     save_unref(s);
 }
 
-/* Parks until the record is durable. A cancelled call leaves it to the writer. */
-static enum ast_rc save(struct ast_abi *abi, struct ast_allowances *a, const struct allowance *w,
-                        uint64_t forgets, struct ast_err *err)
+static struct save *save_new(struct ast_abi *abi, struct ast_allowances *a,
+                             const struct allowance *w)
 {
-    AST_AUTO(save_unref) struct save *s = calloc(1, sizeof *s);
+    struct save *s = calloc(1, sizeof *s);
     if (!s)
-        return ast_fail(err, AST_E_NO_MEMORY, "allowance");
+        return NULL;
     s->call = ast_call_ref(ast_abi_call(abi));
     atomic_init(&s->refs, 1);
     s->a = a;
-    s->forgets = forgets;
+    s->who = w->who;
+    s->id = w->id;
     s->value = (struct ast_buf)AST_BUF_INIT(RECORD_MAX);
     s->key = record_key(w, s->key_text);
-    enum ast_rc rc = sign_record(a->key, w, &s->value, err);
-    if (rc)
-        return rc;
-    s->op.apply = save_apply;
     s->op.done = save_done;
+    return s;
+}
+
+/* Parks until it is durable. A cancelled call leaves it to the writer. */
+static enum ast_rc save_run(struct ast_abi *abi, struct ast_allowances *a, struct save *s,
+                            struct ast_err *err)
+{
     atomic_store_explicit(&s->refs, 2, memory_order_relaxed); /* the submit publishes it */
     ast_store_submit(a->store, &s->op);
     while (!atomic_load_explicit(&s->is_done, memory_order_acquire))
@@ -439,6 +495,122 @@ static enum ast_rc save(struct ast_abi *abi, struct ast_allowances *a, const str
     if (s->rc && err)
         *err = s->err;
     return s->rc;
+}
+
+static enum ast_rc save(struct ast_abi *abi, struct ast_allowances *a, const struct allowance *w,
+                        uint64_t forgets, struct ast_err *err)
+{
+    AST_AUTO(save_unref) struct save *s = save_new(abi, a, w);
+    if (!s)
+        return ast_fail(err, AST_E_NO_MEMORY, "allowance");
+    s->forgets = forgets;
+    enum ast_rc rc = sign_record(a->key, w, &s->value, err);
+    if (rc)
+        return rc;
+    s->op.apply = save_apply;
+    return save_run(abi, a, s, err);
+}
+
+/* --- Using --------------------------------------------------------------------------------------- */
+
+/* Writes what is left in memory now, not when the use was spent: uses that are spent side by side may arrive in any
+ * order, and the record only ever loses. */
+static enum ast_rc spend_apply(struct ast_store_op *op, struct ast_store_txn *txn,
+                               struct ast_err *err)
+{
+    struct save *s = AST_CONTAINER_OF(op, struct save, op);
+    enum ast_rc rc = AST_OK;
+    bool is_left = false;
+
+    ast_buf_reset(&s->value);
+    {
+        AST_WITH_LOCK(&s->a->lock);
+        const struct person *p = ast_map_get(&s->a->people, ast_principal_str(&s->who));
+        for (size_t i = 0; p && !is_left && i < p->v.n; i++) {
+            is_left = ast_uuid_eq(&p->v.v[i]->id, &s->id);
+            if (is_left)
+                rc = sign_record(s->a->key, p->v.v[i], &s->value, err);
+        }
+    }
+    if (rc)
+        return rc;
+    return is_left ? ast_store_txn_put(txn, AST_ALLOWANCES_NS, s->key, ast_buf_view(&s->value), err)
+                   : ast_store_txn_delete(txn, AST_ALLOWANCES_NS, s->key, NULL, err);
+}
+
+/* Spends a use; the allowance goes with the last one. *ret_spent: what has to be written. */
+static bool spend(struct ast_abi *abi, struct ast_allowances *a, struct person *p, size_t at,
+                  struct save **ret_spent) AST_REQUIRES(a->lock)
+{
+    struct allowance *w = p->v.v[at];
+    if (!w->session_only && !(*ret_spent = save_new(abi, a, w)))
+        return false;
+    if (--w->uses_left == 0) {
+        struct ast_principal who = w->who;
+        ast_vec_remove_swap(&p->v, at);
+        allowance_free(w);
+        person_keep(a, ast_principal_str(&who), p, p->v.n);
+    }
+    return true;
+}
+
+/* The principal's allowances without those whose time is over; NULL: none. */
+static struct person *person_now(struct ast_allowances *a, struct ast_str principal)
+    AST_REQUIRES(a->lock)
+{
+    struct person *p = ast_map_get(&a->people, principal);
+    int64_t now_ns = ast_wall_ns();
+    size_t kept = 0;
+
+    for (size_t i = 0; p && i < p->v.n; i++) {
+        if (is_valid(p->v.v[i], now_ns))
+            p->v.v[kept++] = p->v.v[i];
+        else
+            allowance_free(p->v.v[i]);
+    }
+    person_keep(a, principal, p, kept);
+    return kept ? p : NULL;
+}
+
+/* One that does not wear out if there is one, else one that does. */
+static bool find(struct ast_abi *abi, struct ast_allowances *a, struct ast_str principal,
+                 struct ast_str workspace, struct ast_str command, struct save **ret_spent)
+    AST_REQUIRES(a->lock)
+{
+    struct person *p = person_now(a, principal);
+    size_t limited = SIZE_MAX;
+
+    for (size_t i = 0; p && i < p->v.n; i++) {
+        const struct allowance *w = p->v.v[i];
+        if (!covers(w, workspace, command))
+            continue;
+        if (!w->is_limited)
+            return true;
+        limited = i;
+    }
+    return limited != SIZE_MAX && spend(abi, a, p, limited, ret_spent);
+}
+
+bool host_allowance_covers(struct ast_abi *abi, struct ast_allowances *a, struct ast_str principal,
+                           struct ast_str workspace, struct ast_str command)
+{
+    AST_AUTO(save_unref) struct save *spent = NULL;
+    struct ast_err err = AST_ERR_INIT;
+    bool is_covered;
+
+    if (!a)
+        return false;
+    ast_lock(&a->lock);
+    is_covered = find(abi, a, principal, workspace, command, &spent);
+    ast_unlock(&a->lock);
+    if (!spent)
+        return is_covered;
+    spent->op.apply = spend_apply;
+    if (save_run(abi, a, spent, &err) == AST_OK)
+        return is_covered;
+    ast_log_fields(AST_LOG_WARN, HOST_LOG, "use of an allowance not recorded, asking instead",
+                   AST_F_SECURITY, AST_F_STR("principal", principal), AST_F_CSTR("error", err.msg));
+    return false;
 }
 
 /* Clears the principal's records. */

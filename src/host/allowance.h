@@ -2,7 +2,8 @@
  *
  * One store per kernel. An allowance belongs to one principal and, where it has one, to one workspace root.
  * Those of a session end with the principal's last connection; the others are signed records in the database
- * and come back at boot. What the patterns mean: policy/command.h.
+ * and come back at boot. One may end at a time or after a number of uses (no question of ours makes such, but records
+ * may be). What the patterns mean: policy/command.h.
  * Threads: any.
  */
 #pragma once

@@ -234,7 +234,7 @@ int ast_approval_request_approval(struct ast_abi *a,
     if (!read_request(a, request, &r, &no_memory))
         return no_memory ? fail_text(a, reterr, "out of memory")
                          : fail(reterr, AST_APPROVAL_ERROR_INVALID_INPUT);
-    if (r.is_whole && host_allowance_covers(r.allowances, ast_principal_str(&call->invoking),
+    if (r.is_whole && host_allowance_covers(a, r.allowances, ast_principal_str(&call->invoking),
                                             call->env->workspace, r.resource)) {
         note(call, &r, "approval covered by an allowance");
         ret->decision = AST_APPROVAL_APPROVAL_DECISION_ALLOWANCE;

@@ -219,7 +219,9 @@ void host_asking_begin(struct ast_allowances *a, const struct ast_principal *who
                        struct host_asking *ret);
 void host_asking_end(struct ast_allowances *a, struct host_asking *asking);
 
-bool host_allowance_covers(struct ast_allowances *a, struct ast_str principal,
+/* Whether one of the principal's covers the command. One that is limited by number loses a use, durably: the fiber
+ * parks for it. */
+bool host_allowance_covers(struct ast_abi *abi, struct ast_allowances *a, struct ast_str principal,
                            struct ast_str workspace, struct ast_str command);
 /* For asking->who: the action and whatever arguments. One that outlives the session is durable on success;
  * the fiber parks for it. Errors: CLOSED the session has ended; NO_CAPACITY too many; CANCELLED; the store's. */

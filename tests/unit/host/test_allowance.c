@@ -1,5 +1,8 @@
 /* The store of allowances: signed records, what is left out at boot, ceilings. */
+#include <sched.h>
+
 #include "ask.h"
+#include "base/codec.h"
 
 #include "base/banned.h"
 
@@ -30,7 +33,7 @@ static void reopen(struct rig *r)
 
 static bool covers(struct rig *r, const char *principal, const char *command)
 {
-    return host_allowance_covers(r->allowances, ast_str_c(principal), AST_STR_NONE,
+    return host_allowance_covers(NULL, r->allowances, ast_str_c(principal), AST_STR_NONE,
                                  ast_str_c(command));
 }
 
@@ -184,8 +187,151 @@ static void c05_43_allowances_of_one_principal_are_limited(void **state)
     assert_int_equal(ast_allowances_count(r->allowances, AST_STR("alice"), NULL), 0);
 }
 
-RIG_MAIN(ASK_TEST(a_record_holds_every_member), ASK_TEST(altered_records_allow_nothing),
-         ASK_TEST(another_runtime_key_trusts_nothing),
+/* A record of the store's own making, changed and signed again: what an operator's tool would leave. */
+static void put_record(struct rig *r, const char *id, const char *expires, const char *uses)
+{
+    char text[2048], row[2304], key[160], hex[2 * AST_KEY_SIGNATURE_BYTES + 1];
+    uint8_t signature[AST_KEY_SIGNATURE_BYTES];
+    int n = snprintf(
+        text, sizeof text,
+        "{\"id\":\"%s\",\"principal\":\"alice\",\"action_pattern\":{\"type\":\"command_pattern\","
+        "\"command\":\"git push *\"},\"created_at\":\"2026-01-02T03:04:05Z\",\"expires_at\":%s,"
+        "%s,\"session_only\":false,\"workspace_root\":null",
+        id, expires, uses);
+    (void)snprintf(row, sizeof row, "%s}", text);
+    ast_key_sign(&r->key, ast_str_c(row), signature);
+    ast_hex_encode(signature, sizeof signature, hex);
+    (void)snprintf(row, sizeof row, "%.*s,\"signature\":\"%s\"}", n, text, hex);
+    (void)snprintf(key, sizeof key, "alice/%s", id);
+    RIG_OK(ast_kv_set(r->store, AST_ALLOWANCES_NS, ast_str_c(key), ast_str_c(row), &err));
+}
+
+#define ID       "5b1ec0de-0000-4000-8000-000000000001"
+#define USES(n)  "\"max_uses\":5,\"uses_remaining\":" n
+#define NO_LIMIT "\"max_uses\":null,\"uses_remaining\":null"
+
+static bool is_over(struct rig *r, const struct rig_call *c)
+{
+    AST_WITH_LOCK(&r->lock);
+    return c->is_done;
+}
+
+static bool asks(struct rig *r, const char *command)
+{
+    char script[128], id[AST_UUID_TEXT];
+    (void)snprintf(script, sizeof script, "approve x|%s", command);
+    size_t before = ask_seen(r);
+    struct rig_call *c = ask_start(r, "alice", script);
+    while (!is_over(r, c) && ask_seen(r) == before)
+        sched_yield();
+    bool asked = ask_seen(r) > before;
+    if (asked)
+        ask_answer(r, "astrid.v1.approval", "approval_response", ask_id(rig_seen(r, before), id),
+                   "\"decision\":\"deny\"", "default");
+    assert_string_equal(rig_answer(c), asked ? "denied" : "allowance");
+    return asked;
+}
+
+static void uses_are_counted_across_restarts_and_the_last_is_the_last(void **state)
+{
+    struct rig *r = *state;
+    struct row row;
+    put_record(r, ID, "null", USES("3"));
+    reopen(r);
+    assert_false(asks(r, "git push a"));
+    first_row(r, &row); /* durable before the answer */
+    assert_non_null(strstr(row.value, "\"uses_remaining\":2,"));
+    reopen(r);
+    assert_true(asks(r, "git pull a")); /* another command takes none */
+    assert_false(asks(r, "git push b"));
+    reopen(r);
+    assert_false(asks(r, "git push c"));
+    assert_true(asks(r, "git push d"));
+    reopen(r);
+    assert_true(asks(r, "git push e"));
+    assert_int_equal(ast_allowances_count(r->allowances, AST_STR("alice"), NULL), 0);
+}
+
+static void c09_17_two_requests_never_share_the_last_use(void **state)
+{
+    enum { CALLS = 8, USES_LEFT = 3 };
+    struct rig *r = *state;
+    struct rig_call *calls[CALLS];
+    size_t covered = 0;
+    rig_pool(r, CALLS, /* pinned= */ false);
+    r->host.approval_limit_ns = 200 * AST_NS_PER_MS; /* nobody answers those that ask */
+    put_record(r, ID, "null", USES("3"));
+    reopen(r);
+    for (size_t i = 0; i < CALLS; i++)
+        calls[i] = ask_start(r, "alice", "approve x|git push a");
+    for (size_t i = 0; i < CALLS; i++)
+        covered += strcmp(rig_answer(calls[i]), "allowance") == 0;
+    assert_int_equal(covered, USES_LEFT);
+}
+
+static void an_allowance_without_limit_spares_those_with_one(void **state)
+{
+    struct rig *r = *state;
+    size_t lasting;
+    put_record(r, ID, "null", USES("1"));
+    always(r, "alice", "git push");
+    reopen(r);
+    for (int i = 0; i < 3; i++)
+        assert_false(asks(r, "git push a"));
+    assert_int_equal(ast_allowances_count(r->allowances, AST_STR("alice"), &lasting), 2);
+    assert_int_equal(lasting, 2);
+}
+
+static void an_allowance_ends_with_its_time(void **state)
+{
+    struct rig *r = *state;
+    char when[AST_RFC3339_BYTES], soon[AST_RFC3339_BYTES + 2];
+    put_record(r, ID, "\"2026-01-02T03:04:06Z\"", NO_LIMIT); /* long ago */
+    reopen(r);
+    assert_int_equal(ast_allowances_count(r->allowances, AST_STR("alice"), NULL), 0);
+    put_record(r, ID, "\"2199-01-02T03:04:06Z\"", NO_LIMIT);
+    reopen(r);
+    assert_false(asks(r, "git push a"));
+    int64_t end = ast_wall_ns() + 100 * AST_NS_PER_MS;
+    (void)snprintf(soon, sizeof soon, "\"" AST_STR_FMT "\"",
+                   AST_STR_ARG(ast_time_format(end, AST_TIME_Z, when)));
+    put_record(r, ID, soon, NO_LIMIT);
+    reopen(r);
+    while (ast_wall_ns() <= end)
+        sched_yield();
+    assert_true(asks(r, "git push a"));
+    assert_int_equal(ast_allowances_count(r->allowances, AST_STR("alice"), NULL), 0);
+}
+
+static void limits_that_make_no_sense_allow_nothing(void **state)
+{
+    struct rig *r = *state;
+    static const struct {
+        const char *expires, *uses;
+    } bad[] = {
+        { "7", NO_LIMIT },
+        { "\"tomorrow\"", NO_LIMIT },
+        { "null", "\"max_uses\":5,\"uses_remaining\":null" },
+        { "null", "\"max_uses\":null,\"uses_remaining\":5" },
+        { "null", USES("-1") },
+        { "null", USES("4294967296") },
+        { "null", USES("\"3\"") },
+        { "null", USES("0") },
+    };
+    for (size_t i = 0; i < AST_ARRAY_LEN(bad); i++) {
+        put_record(r, ID, bad[i].expires, bad[i].uses);
+        reopen(r);
+        if (ast_allowances_count(r->allowances, AST_STR("alice"), NULL))
+            fail_msg("kept: %s %s", bad[i].expires, bad[i].uses);
+    }
+}
+
+RIG_MAIN(ASK_TEST(uses_are_counted_across_restarts_and_the_last_is_the_last),
+         ASK_TEST(c09_17_two_requests_never_share_the_last_use),
+         ASK_TEST(an_allowance_without_limit_spares_those_with_one),
+         ASK_TEST(an_allowance_ends_with_its_time),
+         ASK_TEST(limits_that_make_no_sense_allow_nothing), ASK_TEST(a_record_holds_every_member),
+         ASK_TEST(altered_records_allow_nothing), ASK_TEST(another_runtime_key_trusts_nothing),
          ASK_TEST(the_same_approval_twice_is_one_allowance),
          ASK_TEST(c05_43_a_deleted_principal_s_allowances_are_gone),
          ASK_TEST(c05_43_allowances_of_one_principal_are_limited))
