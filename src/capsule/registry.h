@@ -85,7 +85,7 @@ void ast_capsules_trim(struct ast_capsules *r, int64_t now_ns);
 struct ast_capsule_row {
     struct ast_str id, version; /* borrowed during the visit */
     const struct ast_manifest *manifest;
-    const struct ast_host_env *env; /* NULL: it could not be loaded */
+    struct ast_host_env *env; /* NULL: it could not be loaded */
     bool is_run_loop, failed;
     struct ast_pool_stats pool;
     uint64_t calls, traps, restarts, dropped;

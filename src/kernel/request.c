@@ -211,6 +211,12 @@ static bool write_metadata(void *arg, const struct ast_capsule_row *row)
             ast_jw_string(w, row->manifest->subscribe[i].pattern);
     ast_jw_end(w);
     ast_jw_kv_string(w, "name", row->manifest->name);
+    if (row->env && row->manifest->caps.uplink) { /* ours: what it registered since its load */
+        ast_jw_key(w, AST_STR("uplinks"));
+        ast_jw_array(w);
+        ast_host_uplinks_write(row->env, w);
+        ast_jw_end(w);
+    }
     ast_jw_end(w);
     return true;
 }

@@ -27,7 +27,7 @@ class Versions:
     def clean(self):
         shutil.rmtree(self.dir, ignore_errors=True)
 
-    def build(self, name, version, extra="", manifest=lambda text: text):
+    def build(self, name, version, extra="", manifest=lambda text: text, first=""):
         folder = os.path.join(self.dir, name)
         os.mkdir(folder)
         with open(os.path.join(ECHO, "echo.c")) as f:
@@ -35,7 +35,7 @@ class Versions:
         with open(os.path.join(ECHO, "Capsule.toml")) as f:
             toml = f.read()
         check(source.count(HEAD) == 1, "the echo capsule has changed")
-        part = source.replace(HEAD, """{
+        part = source.replace(HEAD, first + """{
         struct astrid_buf d = { 0 };
         astrid_buf_lit(&d, "{\\"type\\":\\"agent_response\\",\\"text\\":\\"%s part\\",\\"is_final\\":false,\\"session_id\\":");
         astrid_buf_add(&d, session);
@@ -291,6 +291,33 @@ class Workspace(Swapping):
         self._put("one")
         self._loaded_events(watcher)
         equal(self._ask("replaced"), "one")
+
+
+class Uplinks(Swapping):
+    def what_a_capsule_registered_is_listed_until_it_is_replaced(self):
+        c = self.d.client()
+        mine = lambda: [r for r in c.request("GetCapsuleMetadata")["data"] if r["name"] == "astrid-echo"][0]
+        check("uplinks" not in mine())
+        chat = self.versions.build("chat", "3.0.0", manifest=lambda t: t + "\n[capabilities]\nuplink = true\n", first="""{
+            struct astrid_str uplink;
+            (void)astrid_uplink_register(ASTRID_STR("bot"), ASTRID_STR(" Telegram "), ASTRID_UPLINK_CHAT, &uplink);
+        }
+        """)
+        equal(self._install(chat).returncode, 0)
+        equal(mine()["uplinks"], [])
+        equal(self._ask("register"), "chat")
+        listed = mine()["uplinks"]
+        equal(len(listed), 1)
+        uuid.UUID(listed[0].pop("id"))
+        check(re.fullmatch(r"[0-9T:.-]+Z", listed[0].pop("registered_at")))
+        equal(listed[0], {"name": "bot", "platform": "telegram", "profile": "chat", "metadata": {},
+                          "source": {"wasm": {"capsule_id": "astrid-echo"}},
+                          "capabilities": dict(can_receive=True, can_send=False, can_approve=False, can_elicit=False,
+                                               supports_rich_media=False, supports_threads=False,
+                                               supports_buttons=False)})
+        equal(self._install(self.one).returncode, 0)
+        check("uplinks" not in mine())
+        c.close()
 
 
 class Unwatched(Case):
