@@ -70,7 +70,7 @@ struct look {
     struct kernel_job job;
     struct ast_post done;
     struct folder *folder;
-    bool is_last;
+    bool is_last, was_gone;
     enum ast_capsules_notice found;
 };
 
@@ -168,8 +168,8 @@ static void on_looked(struct ast_post *post)
         touch(f);
     } else if (l->found == AST_CAPSULES_UNSETTLED && f->looks < PATIENCE) {
         ast_timer_start(f->quiet, QUIET_MS, 0);
-    } else if (!ast_fs_exists(f->dir)) {
-        forget(f);
+    } else if (l->was_gone && f->looks && !ast_fs_exists(f->dir)) {
+        forget(f); /* a folder that went after the look needs another one first */
     }
     free(l);
 }
@@ -179,6 +179,7 @@ static void run_look(struct kernel_job *job)
     struct look *l = AST_CONTAINER_OF(job, struct look, job);
     struct ast_kernel *k = l->folder->w->k;
 
+    l->was_gone = !ast_fs_exists(l->folder->dir); /* before it is acted upon */
     l->found = ast_capsules_notice(k->capsules, l->folder->dir, l->is_last);
     if (l->found == AST_CAPSULES_CHANGED)
         ast_log_fields(AST_LOG_INFO, KERNEL_TARGET, "Capsule folder changed, capsules follow",
