@@ -3,6 +3,7 @@
  * Order: configuration, signing key, revocations, watcher, listener. State that cannot be built is an error before
  * the daemon is ready; a listener that cannot be had leaves the daemon without a gateway.
  */
+#include "gateway/elicit_priv.h"
 #include "gateway/feed_priv.h"
 #include "gateway/gateway_priv.h"
 
@@ -11,6 +12,7 @@
 #include "base/fs.h"
 #include "base/log.h"
 #include "base/time.h"
+#include "crypto/secret.h"
 #include "host/env.h"
 
 #include "base/banned.h"
@@ -83,9 +85,13 @@ static enum ast_rc build_state(struct ast_gateway *g, struct ast_err *err)
     AST_AUTO(ast_cfree) char *key_path = ast_home_path(g->home, "%s", AST_HOME_GATEWAY_KEY);
     AST_AUTO(ast_cfree) char *map_path = ast_home_path(g->home, "etc/gateway-revocations.json");
     g->socket_path = ast_home_path(g->home, "%s", AST_HOME_SOCKET);
-    if (!key_path || !map_path || !g->socket_path)
+    g->ready_path = ast_home_path(g->home, "%s", AST_HOME_READY);
+    ast_random(g->fingerprint_key, sizeof g->fingerprint_key);
+    if (!key_path || !map_path || !g->socket_path || !g->ready_path)
         return ast_fail(err, AST_E_NO_MEMORY, "gateway");
     enum ast_rc rc = make_labels(g, err);
+    if (!rc)
+        rc = gw_distro_load(g->cfg.distro_path, &g->distro, err);
     if (!rc)
         rc = ast_key_load_or_create(key_path, "gateway signing key", &g->key, err);
     if (!rc && g->key.was_exposed)
@@ -97,6 +103,11 @@ static enum ast_rc build_state(struct ast_gateway *g, struct ast_err *err)
     if (!rc)
         rc = ast_tap_open(g->host->bus, "revocation_watcher", AST_STR("astrid.v1.audit.entry"),
                           on_audit_entry, g, &g->watcher, err);
+    if (!rc)
+        rc = gw_questions_open(g->host->bus,
+                               g->host->elicit_limit_ns ? g->host->elicit_limit_ns
+                                                        : AST_GATEWAY_ELICIT_SECS * AST_NS_PER_SEC,
+                               &g->questions, err);
     if (!rc)
         rc = gw_feed_open(g->kernel, /* behind= */ 0, /* ring= */ 0, &g->feed, err);
     if (!rc)
@@ -141,6 +152,8 @@ void ast_gateway_stop(struct ast_gateway *g)
     gw_http_stop(g->http);
     gw_worker_stop(&g->disk);
     gw_feed_close(g->feed);
+    gw_questions_close(g->questions);
+    gw_distro_done(&g->distro);
     ast_tap_close(g->watcher);
     gw_bearers_free(g->bearers);
     gw_revocations_close(g->revocations);
@@ -150,6 +163,7 @@ void ast_gateway_stop(struct ast_gateway *g)
         free(g->labels[i]);
     ast_lock_done(&g->streams_lock);
     free(g->socket_path);
+    free(g->ready_path);
     free(g);
 }
 AST_DEFINE_AUTO(struct ast_gateway, ast_gateway_stop)

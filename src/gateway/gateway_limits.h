@@ -22,12 +22,14 @@
     2u /* reading on after the last answer, so that it is not reset away */
 #define AST_GATEWAY_DRAIN_SECS 5u /* requests in flight at stop */
 
-#define AST_GATEWAY_KERNEL_SECS    15u  /* spec 03 §9: a kernel that never answers */
-#define AST_GATEWAY_KEEPALIVE_SECS 15u  /* spec 03 §21.1 */
-#define AST_GATEWAY_STREAM_SECS    300u /* spec 03 §22.4 */
+#define AST_GATEWAY_KERNEL_SECS        15u /* spec 03 §9: a kernel that never answers */
+#define AST_GATEWAY_KERNEL_WINDOW_SECS 60u /* a rate-limited request may come again, spec 03 §9.2 */
+#define AST_GATEWAY_KEEPALIVE_SECS     15u  /* spec 03 §21.1 */
+#define AST_GATEWAY_STREAM_SECS        300u /* spec 03 §22.4 */
 
 #define AST_GATEWAY_BEARERS          4096u     /* verified bearers remembered */
 #define AST_GATEWAY_REVOCATION_BYTES 10485760u /* spec 03 §8.1 */
 #define AST_GATEWAY_CONFIG_BYTES     1048576u
 #define AST_GATEWAY_EVENTS_BEHIND                                                                  \
     65536u /* rows a client of /api/events may be late before it loses some */
+#define AST_GATEWAY_ELICIT_SECS 120u /* spec 05 §11 */

@@ -13,12 +13,14 @@
 #include "bus/metrics.h"
 #include "gateway/bearers_priv.h"
 #include "gateway/config_priv.h"
+#include "gateway/distro_priv.h"
 #include "gateway/gateway.h"
 #include "gateway/http_priv.h"
 #include "gateway/path_priv.h"
 #include "gateway/work_priv.h"
 
 struct gw_feed;
+struct gw_questions;
 struct gw_route;
 
 /* status; the statuses that replies of routed requests can have */
@@ -50,7 +52,10 @@ struct ast_gateway {
     struct gw_bearers *bearers;
     struct gw_http *http;
     struct ast_tap *watcher;
-    char *socket_path;
+    struct gw_distro distro;
+    struct gw_questions *questions;
+    uint8_t fingerprint_key[32]; /* of secrets in the log; fresh with each start */
+    char *socket_path, *ready_path;
     char *labels[GW_ROUTES_MAX]; /* owned, by row of the route table */
     struct gw_cells cells[GW_ROUTES_MAX][GW_STATUS_COUNT];
     struct ast_metric_cell *auth_failures;
@@ -116,6 +121,15 @@ void gw_reply_not_implemented(struct gw_call *call);
 void gw_ask(struct gw_call *call, struct ast_str method, struct ast_str expected,
             void (*ok)(struct gw_call *call, const struct ast_json *data));
 
+/* The same with more to say. Views are borrowed for the call, `expected` and `ok` are static. */
+struct gw_request_to_kernel {
+    struct ast_str method, expected;
+    struct ast_str params; /* an object as JSON; empty: none */
+    unsigned limit_secs;   /* how long to wait; 0: the configured time */
+    void (*ok)(struct gw_call *call, const struct ast_json *data);
+};
+void gw_ask_more(struct gw_call *call, const struct gw_request_to_kernel *r);
+
 /* --- task.c: work of one request that blocks --- */
 
 /* Part of something that the route allocates. */
@@ -171,3 +185,13 @@ void gw_get_status(struct gw_call *call);
 void gw_list_capsules(struct gw_call *call);
 void gw_get_events(struct gw_call *call);
 void gw_get_audit(struct gw_call *call);
+void gw_install_capsule(struct gw_call *call);
+void gw_reload_capsules(struct gw_call *call);
+void gw_get_capsule(struct gw_call *call);
+void gw_get_topics(struct gw_call *call);
+void gw_get_env(struct gw_call *call);
+void gw_post_env(struct gw_call *call);
+void gw_get_distribution(struct gw_call *call);
+void gw_get_onboarding(struct gw_call *call);
+void gw_post_elicit_response(struct gw_call *call);
+void gw_get_readiness(struct gw_call *call);

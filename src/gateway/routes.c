@@ -19,8 +19,8 @@
  * method, path, auth, probe, body, handler, summary */
 /* clang-format off */
 const struct gw_route gw_routes[] = {
-    { GET,    "/api/distribution",                PUB,  false, false, NULL,             "Distribution metadata" },
-    { GET,    "/api/distribution/onboarding",     PUB,  false, false, NULL,             "Onboarding fields" },
+    { GET,    "/api/distribution",                PUB,  false, false, gw_get_distribution, "Distribution metadata" },
+    { GET,    "/api/distribution/onboarding",     PUB,  false, false, gw_get_onboarding, "Onboarding fields" },
     { POST,   "/api/auth/redeem",                 PUB,  false, true,  NULL,             "Redeem an invite" },
     { POST,   "/api/auth/pair-device/redeem",     PUB,  false, true,  NULL,             "Redeem a pair token" },
     { GET,    "/healthz",                         PUB,  true,  false, gw_get_healthz,   "Liveness probe" },
@@ -50,16 +50,19 @@ const struct gw_route gw_routes[] = {
     { DELETE, "/api/sys/invites/{fingerprint}",   BEAR, false, false, NULL,             "Revoke an invite" },
     { GET,    "/api/sys/capabilities",            BEAR, false, false, NULL,             "Capability catalog" },
     { GET,    "/api/capsules",                    BEAR, false, false, gw_list_capsules, "List capsules" },
-    { POST,   "/api/capsules",                    BEAR, false, true,  NULL,             "Install a capsule" },
-    { GET,    "/api/capsules/{id}",               BEAR, false, false, NULL,             "One capsule" },
-    { GET,    "/api/capsules/{id}/topics",        BEAR, false, false, NULL,             "Topics of a capsule" },
-    { GET,    "/api/capsules/{id}/env",           BEAR, false, false, NULL,             "Env schema of a capsule" },
-    { POST,   "/api/capsules/{id}/env/{field}",   BEAR, false, true,  NULL,             "Set an env value" },
+    { POST,   "/api/capsules",                    BEAR, false, true,  gw_install_capsule, "Install a capsule" },
+    { GET,    "/api/capsules/{id}",               BEAR, false, false, gw_get_capsule, "One capsule" },
+    { GET,    "/api/capsules/{id}/topics",        BEAR, false, false, gw_get_topics, "Topics of a capsule" },
+    { GET,    "/api/capsules/{id}/env",           BEAR, false, false, gw_get_env, "Env schema of a capsule" },
+    { POST,   "/api/capsules/{id}/env/{field}",   BEAR, false, true,  gw_post_env, "Set an env value" },
     { GET,    "/api/events",                      BEAR, false, false, gw_get_events,         "Live audit, as SSE" },
     { GET,    "/api/sys/audit",                   BEAR, false, false, gw_get_audit,         "Audit history" },
     { POST,   "/api/agent/prompt",                BEAR, false, true,  gw_post_prompt,   "Prompt an agent, as SSE" },
     { GET,    "/api/sys/status",                  BEAR, false, false, gw_get_status,    "Daemon status" },
-    { POST,   "/api/sys/capsules/reload",         BEAR, false, false, NULL,             "Reload capsules" },
+    { POST,   "/api/sys/capsules/reload",         BEAR, false, false, gw_reload_capsules, "Reload capsules" },
+    /* Ours, beside the 41 of the specification. */
+    { POST,   "/api/agent/elicit-response",       BEAR, false, true,  gw_post_elicit_response, "Answer a capsule's question" },
+    { GET,    "/api/sys/readiness",               BEAR, false, false, gw_get_readiness, "Whether the daemon serves yet" },
 };
 /* clang-format on */
 const size_t gw_route_count = AST_ARRAY_LEN(gw_routes);

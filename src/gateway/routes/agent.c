@@ -34,6 +34,8 @@ struct stream {
     uint64_t dropped_told;
     int64_t end_ns; /* limit of the stream */
     bool said_ready;
+    bool
+        is_counted; /* with the kernel, as somebody who is there: questions are asked, the daemon is not idle */
 };
 
 /* --- Life ---------------------------------------------------------------------------------- */
@@ -46,6 +48,8 @@ static void stream_free(struct stream *s)
         ast_msg_unref(s->pending.v[i]);
     ast_vec_done(&s->pending);
     ast_msg_unref(atomic_load(&s->answer));
+    if (s->is_counted)
+        ast_kernel_socket_count(s->base.g->kernel, -1);
     free(s->session);
     free(s);
 }
@@ -222,6 +226,8 @@ static enum ast_rc stream_open(struct gw_call *call, struct ast_str session, str
     if (rc)
         return rc;
     gw_stream_list(&s->base);
+    ast_kernel_socket_count(g->kernel, 1);
+    s->is_counted = true;
     *ret = ast_steal(&s);
     return AST_OK;
 }

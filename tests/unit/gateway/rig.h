@@ -33,6 +33,7 @@ struct ast_kernel {
     const struct ast_kernel_row *rows; /* ascending; the test adds, then raises the count */
     size_t row_count;
     char deed[80]; /* the last one's method */
+    int sockets;
 };
 
 struct rig {
@@ -101,6 +102,27 @@ enum ast_rc ast_kernel_do(struct ast_kernel *k, const struct ast_kernel_deed *de
 {
     (void)snprintf(k->deed, sizeof k->deed, AST_STR_FMT, AST_STR_ARG(deed->method));
     return act ? act(arg, err) : AST_OK;
+}
+
+void ast_kernel_capsule_topics(struct ast_kernel *k, struct ast_str id, struct ast_jw *w)
+{
+    (void)k;
+    ast_jw_array(w);
+    if (ast_str_is(id, "known"))
+        ast_jw_string(w, AST_STR("a.topic"));
+    ast_jw_end(w);
+}
+
+void ast_kernel_capsule_count(struct ast_kernel *k, uint64_t *ret_loaded, uint64_t *ret_failed)
+{
+    (void)k;
+    *ret_loaded = 3;
+    *ret_failed = 1;
+}
+
+void ast_kernel_socket_count(struct ast_kernel *k, int delta)
+{
+    __atomic_fetch_add(&k->sockets, delta, __ATOMIC_SEQ_CST);
 }
 
 static inline void rig_die(const char *what, const char *why)
