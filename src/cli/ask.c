@@ -88,6 +88,8 @@ static const char *ask_person(const struct ast_json *payload)
     };
     AST_AUTO(ast_buf_done) struct ast_buf line = AST_BUF_INIT(ANSWER_MAX);
 
+    (void)tcflush(STDIN_FILENO,
+                  TCIFLUSH); /* what was typed before the question is no answer to it */
     puts("\n? Approval required");
     print_field("Action", member(payload, AST_STR("action")));
     print_field("Resource", member(payload, AST_STR("resource")));

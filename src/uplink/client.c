@@ -293,6 +293,20 @@ enum ast_rc ast_uplink_recv(struct ast_uplink_client *c, int64_t timeout_ms,
     return AST_OK;
 }
 
+enum ast_rc ast_uplink_wait(struct ast_uplink_client *c, int other, bool *ret_frame,
+                            bool *ret_other, struct ast_err *err)
+{
+    struct pollfd p[] = { { .fd = c->fd, .events = POLLIN }, { .fd = other, .events = POLLIN } };
+    bool has_rest = c->in.n > c->taken; /* came with an earlier frame */
+
+    while (poll(p, AST_ARRAY_LEN(p), has_rest ? 0 : -1) < 0)
+        if (errno != EINTR)
+            return ast_fail_errno(err, AST_E_IO, errno, "poll");
+    *ret_frame = has_rest || p[0].revents;
+    *ret_other = p[1].revents;
+    return AST_OK;
+}
+
 /* {"type":"raw_json",<members of the request>} */
 static enum ast_rc tag_request(struct ast_str request, struct ast_buf *out, struct ast_err *err)
 {

@@ -33,6 +33,11 @@ AST_DEFINE_AUTO_VALUE(struct ast_uplink_frame, ast_uplink_frame_done)
 AST_MUST_CHECK
 enum ast_rc ast_uplink_recv(struct ast_uplink_client *c, int64_t timeout_ms,
                             struct ast_uplink_frame *ret, struct ast_err *err);
+/* Waits, for ever, until there is something to receive (a frame, its beginning, or the end of the connection) or `other`
+ * is readable; both may be. */
+AST_MUST_CHECK
+enum ast_rc ast_uplink_wait(struct ast_uplink_client *c, int other, bool *ret_frame,
+                            bool *ret_other, struct ast_err *err);
 /* Who sees the frames that come while a request waits for its answer; NULL (at first): nobody. Time spent in `fn` does
  * not count against the request's limit; its error ends the request. */
 void ast_uplink_on_other(struct ast_uplink_client *c,

@@ -151,6 +151,55 @@ class Asking(Case):
         t.type("/quit\n")
         equal(t.end(), 0)
 
+    def an_idle_chat_asks_at_once(self):
+        t = self._terminal("chat")
+        t.expect("\n> ")
+        c = self.d.client()
+        t.type("y")  # typed before the question is there: no answer to it
+        t.expect("y")  # the terminal's echo
+        self._ask(c, "git push|git push idle", "default")
+        t.expect("Resource: git push idle")
+        t.expect("[N] no: ")
+        t.type("n\n")
+        equal(self._said(c), "denied stop")
+        t.expect("\n> ")
+        self._ask(c, "git push|git push idle", "default")
+        t.expect("[N] no: ")
+        t.type("y\n")
+        equal(self._said(c), "once go")
+        t.expect("\n> ")
+        c.send("agent.v1.response", {"type": "agent_response", "text": "of another session", "is_final": True,
+                                     "session_id": harness.NIL}, "default")
+        t.type("git push|git push mine\n")  # and a prompt is a prompt
+        t.expect("Resource: git push mine")
+        t.expect("[N] no: ")
+        t.type("y\n")
+        t.expect("once go")
+        t.expect("\n> ")
+        check("another session" not in t.text, t.text)
+        c.close()
+        equal(self.d.stop(), 0)
+        t.expect("the daemon closed the connection")
+        equal(t.end(), 1)
+        self.d.start()
+
+    def an_idle_chat_without_a_terminal_denies_at_once(self):
+        chat = subprocess.Popen([harness.program("astrid"), "chat"], env=self.d.env, stdin=subprocess.PIPE,
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        try:
+            check("session" in chat.stdout.readline())
+            c = self.d.client()
+            self._ask(c, "a|a", "default")
+            equal(self._said(c), "denied stop")
+            c.close()
+            out, err = chat.communicate("b|b\nnothing\n", timeout=30)
+            equal(chat.returncode, 0, err)
+            check("Auto-denied approval for: a\n" in err and "Auto-denied approval for: b\n" in err, err)
+            check("denied stop" in out and "no bar" in out, out)
+        finally:
+            if chat.poll() is None:
+                chat.kill()
+
     def c05_40_an_install_asks_and_keeps_the_secret(self):
         self.d.cli("capsule", "remove", "asking")
         done = self._install("https://my.example\nus\none\ntwo\n\nsk-very-secret\n")

@@ -11,6 +11,7 @@
 #include "base/banned.h"
 
 #define ANSWER_WAIT_MS 300000
+#define FRAME_WAIT_MS  10000 /* for the rest of a frame that has begun */
 
 struct chat {
     struct cli *cli;
@@ -39,14 +40,19 @@ static enum ast_rc send_line(struct chat *c, struct ast_str text, struct ast_err
                                 &c->session, ast_principal_str(&c->who), err);
 }
 
+static struct cli_ask asking(const struct chat *c)
+{
+    return (struct cli_ask){ .client = c->client,
+                             .source = c->session,
+                             .who = c->who,
+                             .approvals = c->cli->yes ? CLI_ASK_APPROVE : CLI_ASK_PERSON,
+                             .reads_answers = isatty(STDIN_FILENO),
+                             .because = c->cli->yes ? "chat --yes" : "no terminal to ask on" };
+}
+
 static enum ast_rc read_answer(struct chat *c, struct ast_err *err)
 {
-    struct cli_ask ask = { .client = c->client,
-                           .source = c->session,
-                           .who = c->who,
-                           .approvals = c->cli->yes ? CLI_ASK_APPROVE : CLI_ASK_PERSON,
-                           .reads_answers = isatty(STDIN_FILENO),
-                           .because = c->cli->yes ? "chat --yes" : "no terminal to ask on" };
+    struct cli_ask ask = asking(c);
 
     for (bool done = false, taken; !done;) {
         AST_AUTO(ast_uplink_frame_done) struct ast_uplink_frame f = { 0 };
@@ -72,14 +78,62 @@ static enum ast_rc read_answer(struct chat *c, struct ast_err *err)
     return AST_OK;
 }
 
+static void invite(void)
+{
+    fputs("\n> ", stdout);
+    fflush(stdout);
+}
+
+/* A frame that comes while nobody waits for an answer: a question, or a late word of this session. */
+static enum ast_rc on_idle_frame(struct chat *c, struct ast_err *err)
+{
+    AST_AUTO(ast_uplink_frame_done) struct ast_uplink_frame f = { 0 };
+    struct cli_ask ask = asking(c);
+    bool taken;
+
+    enum ast_rc rc = ast_uplink_recv(c->client, FRAME_WAIT_MS, &f, err);
+    if (!rc)
+        rc = cli_ask_answer(&ask, f.payload, &taken, err);
+    if (rc)
+        return rc;
+    struct ast_str session = ast_json_str_or(f.payload, AST_STR("session_id"), AST_STR_NONE);
+    struct ast_str type = ast_json_str_or(f.payload, AST_STR("type"), AST_STR_NONE);
+    if (!taken && ast_str_is(type, "agent_response") &&
+        ast_str_eq(session, ast_str_c(c->session_text))) {
+        putchar('\n');
+        cli_print_text(stdout, ast_json_str_or(f.payload, AST_STR("text"), AST_STR("")));
+        taken = true;
+    }
+    if (taken)
+        invite();
+    return AST_OK;
+}
+
+/* Until there is a line to read; meanwhile whoever asks is answered. */
+static enum ast_rc wait_line(struct chat *c, struct ast_err *err)
+{
+    bool frame = false, line = false;
+
+    while (!line || frame) {
+        enum ast_rc rc = ast_uplink_wait(c->client, STDIN_FILENO, &frame, &line, err);
+        if (!rc && frame)
+            rc = on_idle_frame(c, err);
+        if (rc)
+            return rc;
+    }
+    return AST_OK;
+}
+
 static enum ast_rc converse(struct chat *c, struct ast_err *err)
 {
     AST_AUTO(ast_cfree) char *line = NULL;
     size_t cap = 0;
 
     for (;;) {
-        fputs("\n> ", stdout);
-        fflush(stdout);
+        invite();
+        enum ast_rc rc = wait_line(c, err);
+        if (rc)
+            return rc;
         errno = 0;
         ssize_t n = getline(&line, &cap, stdin);
         if (n < 0) {
@@ -91,7 +145,7 @@ static enum ast_rc converse(struct chat *c, struct ast_err *err)
             return AST_OK;
         if (text.n == 0)
             continue;
-        enum ast_rc rc = send_line(c, text, err);
+        rc = send_line(c, text, err);
         if (!rc)
             rc = read_answer(c, err);
         if (rc == AST_E_TIMEOUT)
@@ -116,7 +170,12 @@ int cmd_chat(struct cli *cli)
     if (!session)
         c.session = ast_uuid_v4();
     ast_uuid_format(&c.session, c.session_text);
-    enum ast_rc rc = cli_daemon_connect(cli, &c.client, &err);
+    /* What is read is what poll() knows of: nothing waits in a buffer of ours. */
+    setvbuf(stdin, NULL, _IONBF, 0);
+    enum ast_rc rc = cli_principal(cli, &c.who, &err);
+    if (rc)
+        return cli_error(&err);
+    rc = cli_daemon_connect(cli, &c.client, &err);
     if (rc) {
         ast_wrap(&err, rc, "Failed to connect to daemon. Check logs: %s/log",
                  cli->home.root ? cli->home.root : "~/.astrid");
