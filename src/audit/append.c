@@ -8,6 +8,7 @@
 
 #include "audit/audit_priv.h"
 #include "base/codec.h"
+#include "base/fs.h"
 #include "base/time.h"
 
 #include "base/banned.h"
@@ -606,35 +607,70 @@ static enum ast_rc apply_intent(struct ast_store_op *op, struct ast_store_txn *t
                      : ast_store_txn_delete(txn, AUDIT_NS_INTENTS, i->id, NULL, err);
 }
 
-enum ast_rc ast_audit_intend(struct ast_audit *a, const struct ast_audit_draft *draft,
-                             struct ast_uuid *ret_intent, struct ast_err *err)
+/* Owner: the thread that stores it. */
+struct marker_op {
+    struct intent_op i;
+    struct ast_buf text;
+    char id_text[AST_UUID_TEXT];
+};
+
+static enum ast_rc prepare_marker(const struct ast_audit_draft *draft, struct ast_uuid *ret_id,
+                                  struct marker_op *ret, struct ast_err *err)
 {
     AST_AUTO(ast_buf_done) struct ast_buf action = AST_BUF_INIT(AST_AUDIT_MAX_ENTRY);
     AST_AUTO(ast_buf_done) struct ast_buf proof = AST_BUF_INIT(AST_AUDIT_MAX_ENTRY);
-    AST_AUTO(ast_buf_done) struct ast_buf text = AST_BUF_INIT(3 * AST_AUDIT_MAX_ENTRY);
-    struct ast_uuid id = ast_uuid_v4();
-    char id_text[AST_UUID_TEXT];
     struct parts p;
 
     enum ast_rc rc = write_draft(draft, &action, &proof, &p, err);
     if (rc)
         return rc;
-    struct ast_jw w = AST_JW_INIT(&text);
+    *ret_id = ast_uuid_v4();
+    ret->text = (struct ast_buf)AST_BUF_INIT(3 * AST_AUDIT_MAX_ENTRY);
+    struct ast_jw w = AST_JW_INIT(&ret->text);
     ast_jw_object(&w);
     ast_jw_kv_string(&w, "principal", p.principal);
     ast_jw_kv_string(&w, "action", p.action); /* as strings: the bytes come back as they are */
     ast_jw_kv_string(&w, "authorization", p.authorization);
     ast_jw_end(&w);
-    rc = ast_buf_check(&text, "audit intent", err);
-    if (rc)
-        return rc;
-    struct intent_op op = { .op = { .apply = apply_intent },
-                            .id = ast_uuid_format(&id, id_text),
-                            .text = ast_buf_view(&text) };
-    rc = ast_store_run(a->store, &op.op, err);
-    if (!rc)
-        *ret_intent = id;
-    return rc;
+    ret->i = (struct intent_op){ .op = { .apply = apply_intent },
+                                 .id = ast_uuid_format(ret_id, ret->id_text),
+                                 .text = ast_buf_view(&ret->text) };
+    return ast_buf_check(&ret->text, "audit intent", err);
+}
+
+void ast_audit_intend_many(struct ast_audit *a, struct ast_audit_marker *markers, size_t n)
+{
+    AST_AUTO(ast_cfree) struct marker_op *v = calloc(n, sizeof *v);
+    AST_AUTO(ast_cfree) struct ast_store_op **ops = calloc(n, sizeof(struct ast_store_op *));
+    size_t ready = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        struct ast_audit_marker *m = &markers[i];
+        m->err = (struct ast_err)AST_ERR_INIT;
+        m->rc = v && ops ? prepare_marker(m->draft, &m->id, &v[i], &m->err)
+                         : ast_fail(&m->err, AST_E_NO_MEMORY, "audit intent");
+        if (!m->rc)
+            ops[ready++] = &v[i].i.op;
+    }
+    if (ready)
+        ast_store_run_many(a->store, ops, ready);
+    for (size_t i = 0; v && i < n; i++) {
+        if (!markers[i].rc && v[i].i.op.rc)
+            markers[i].rc = ast_fail(&markers[i].err, v[i].i.op.rc, "%s", v[i].i.op.err.msg);
+        ast_buf_done(&v[i].text);
+    }
+}
+
+enum ast_rc ast_audit_intend(struct ast_audit *a, const struct ast_audit_draft *draft,
+                             struct ast_uuid *ret_intent, struct ast_err *err)
+{
+    struct ast_audit_marker m = { .draft = draft };
+
+    ast_audit_intend_many(a, &m, 1);
+    if (m.rc)
+        return ast_fail(err, m.rc, "%s", m.err.msg);
+    *ret_intent = m.id;
+    return AST_OK;
 }
 
 struct intent_row {

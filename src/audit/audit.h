@@ -64,6 +64,14 @@ enum ast_rc ast_audit_append_wait(struct ast_audit *a, const struct ast_audit_dr
 AST_MUST_CHECK
 enum ast_rc ast_audit_intend(struct ast_audit *a, const struct ast_audit_draft *draft,
                              struct ast_uuid *ret_intent, struct ast_err *err);
+/* The same for many changes, durable together: each has its own fate. */
+struct ast_audit_marker {
+    const struct ast_audit_draft *draft; /* in; borrowed for the call */
+    struct ast_uuid id;                  /* out, when rc is OK */
+    enum ast_rc rc;
+    struct ast_err err;
+};
+void ast_audit_intend_many(struct ast_audit *a, struct ast_audit_marker *markers, size_t n);
 /* Makes a row with the failure "interrupted" of every marker that an earlier life left. At boot, before the first append. */
 AST_MUST_CHECK
 enum ast_rc ast_audit_settle(struct ast_audit *a, uint64_t *ret_count, struct ast_err *err);

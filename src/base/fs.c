@@ -15,12 +15,10 @@
 #include <unistd.h>
 
 #include "base/codec.h"
+#include "base/fs_priv.h"
 #include "base/random_priv.h"
 
 #include "base/banned.h"
-
-#define TEMP_PREFIX ".tmp-"
-#define TEMP_DIGITS 16u /* of 8 random bytes */
 
 void ast_fs_close_auto(int *fd)
 {
@@ -115,7 +113,7 @@ static enum ast_rc split_path(const char *path, char **ret_dir, const char **ret
     return AST_OK;
 }
 
-static int write_all(int fd, struct ast_str data)
+int fs_write_all(int fd, struct ast_str data)
 {
     while (data.n) {
         ssize_t done = write(fd, data.p, data.n);
@@ -128,6 +126,16 @@ static int write_all(int fd, struct ast_str data)
     return 0;
 }
 
+void fs_temp_name(char out[static FS_TEMP_BYTES])
+{
+    uint8_t unique[FS_TEMP_DIGITS / 2];
+    char hex[FS_TEMP_DIGITS + 1];
+
+    base_random(unique, sizeof unique);
+    ast_hex_encode(unique, sizeof unique, hex);
+    (void)snprintf(out, FS_TEMP_BYTES, FS_TEMP_PREFIX "%s", hex);
+}
+
 static enum ast_rc write_temp(int dir, const char *temp, const char *path, struct ast_str data,
                               mode_t mode, unsigned flags, struct ast_err *err)
 {
@@ -135,7 +143,8 @@ static enum ast_rc write_temp(int dir, const char *temp, const char *path, struc
     int fd = openat(dir, temp, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, mode);
     if (fd < 0)
         return ast_fail_errno(err, ast_rc_from_errno(errno), errno, "create '%s'", path);
-    int failed = fchmod(fd, mode) ? errno : write_all(fd, data); /* the umask may have cut `mode` */
+    int failed =
+        fchmod(fd, mode) ? errno : fs_write_all(fd, data); /* the umask may have cut `mode` */
     if (!failed && (flags & AST_FS_SYNC) && fsync(fd))
         failed = errno;
     int last = fd;
@@ -161,12 +170,8 @@ enum ast_rc ast_fs_write_atomic(const char *path, struct ast_str data, mode_t mo
         return ast_fail_errno(err, ast_rc_from_errno(errno), errno, "open directory '%s'",
                               dir_path);
 
-    uint8_t unique[TEMP_DIGITS / 2];
-    char hex[TEMP_DIGITS + 1], temp[32];
-    base_random(unique, sizeof unique);
-    ast_hex_encode(unique, sizeof unique, hex);
-    (void)snprintf(temp, sizeof temp, TEMP_PREFIX "%s", hex);
-
+    char temp[FS_TEMP_BYTES];
+    fs_temp_name(temp);
     rc = write_temp(dir, temp, path, data, mode, flags, err);
     if (rc)
         return rc;
@@ -182,8 +187,8 @@ enum ast_rc ast_fs_write_atomic(const char *path, struct ast_str data, mode_t mo
 
 static bool is_temp_name(const char *name)
 {
-    return ast_str_starts(ast_str_c(name), AST_STR(TEMP_PREFIX)) &&
-           strlen(name) == sizeof TEMP_PREFIX - 1 + TEMP_DIGITS;
+    return ast_str_starts(ast_str_c(name), AST_STR(FS_TEMP_PREFIX)) &&
+           strlen(name) == sizeof FS_TEMP_PREFIX - 1 + FS_TEMP_DIGITS;
 }
 
 static unsigned sweep_one(const char *dir, const struct dirent *e, unsigned depth,

@@ -27,6 +27,20 @@ enum ast_rc ast_fs_write_atomic(const char *path, struct ast_str data, mode_t mo
  * followed. What cannot be read or removed stays: a temp file is in nobody's way. */
 unsigned ast_fs_sweep(const char *dir, unsigned depth, int64_t min_age_s);
 
+/* One of many files that come into one directory together. */
+struct ast_fs_file {
+    const char *name;    /* in the directory */
+    struct ast_str data; /* borrowed for the call */
+    enum ast_rc rc;      /* in: not OK skips the file. Out: its fate */
+    struct ast_err err;
+};
+/* Each as ast_fs_write_atomic() with AST_FS_SYNC does it, but the waits for the disk are shared. `meanwhile` (may be NULL) is
+ * called for each file while the disk is busy, before the file gets its name; its failure is the file's. With more than a few
+ * files helper threads wait for the disk; they are gone on return. */
+void ast_fs_write_group(const char *dir, struct ast_fs_file *files, size_t n, mode_t mode,
+                        enum ast_rc (*meanwhile)(void *arg, size_t i, struct ast_err *err),
+                        void *arg);
+
 /* Creates missing parents too, each with `mode` from birth (no umask window). Existing ones stay. */
 AST_MUST_CHECK
 enum ast_rc ast_fs_mkdirs(const char *path, mode_t mode, struct ast_err *err);

@@ -2,6 +2,7 @@
 #include "base/home.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -116,14 +117,36 @@ static enum ast_rc make_private(const char *path, struct ast_err *err)
     return AST_OK;
 }
 
+static enum ast_rc make_below(int base, const char *base_path, const char *name,
+                              struct ast_err *err)
+{
+    struct stat st;
+    int failed = mkdirat(base, name, HOME_MODE) ? errno : 0;
+
+    /* Asked for any error: on a read-only file system mkdir says EROFS before it says EEXIST. */
+    if (fstatat(base, name, &st, 0))
+        return ast_fail_errno(err, ast_rc_from_errno(failed), failed, "create directory '%s/%s'",
+                              base_path, name);
+    if (!S_ISDIR(st.st_mode))
+        return ast_fail(err, AST_E_EXISTS, "'%s/%s' exists and is not a directory", base_path,
+                        name);
+    if ((st.st_mode & 07777) != HOME_MODE && fchmodat(base, name, HOME_MODE, 0))
+        return ast_fail_errno(err, ast_rc_from_errno(errno), errno, "make %s/%s private", base_path,
+                              name);
+    return AST_OK;
+}
+
 static enum ast_rc make_all(const char *base, const char *const *dirs, size_t n,
                             struct ast_err *err)
 {
     enum ast_rc rc = make_private(base, err);
-    for (size_t i = 0; !rc && i < n; i++) {
-        AST_AUTO(ast_cfree) char *path = ast_fs_join(base, dirs[i]);
-        rc = path ? make_private(path, err) : ast_fail(err, AST_E_NO_MEMORY, "home");
-    }
+    if (rc)
+        return rc;
+    AST_AUTO(ast_fs_close) int fd = open(base, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0)
+        return ast_fail_errno(err, ast_rc_from_errno(errno), errno, "open directory '%s'", base);
+    for (size_t i = 0; !rc && i < n; i++)
+        rc = make_below(fd, base, dirs[i], err);
     return rc;
 }
 

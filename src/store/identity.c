@@ -465,6 +465,18 @@ static enum ast_rc apply_seed(struct ast_store_op *o, struct ast_store_txn *txn,
               : ast_store_txn_put(txn, AST_IDENTITY_NS, key, ast_buf_view(&op->link_json), err);
 }
 
+static enum ast_rc apply_enrol(struct ast_store_op *o, struct ast_store_txn *txn,
+                               struct ast_err *err)
+{
+    struct ast_identity_op *op = AST_CONTAINER_OF(o, struct ast_identity_op, op);
+    enum ast_rc rc = put_user(op, txn, err);
+    if (rc)
+        return ast_wrap(err, rc, "identity store create_user failed");
+    rc = ast_store_txn_put(txn, AST_IDENTITY_NS, ast_buf_view(&op->link_key),
+                           ast_buf_view(&op->link_json), err);
+    return rc ? ast_wrap(err, rc, "identity store link failed") : AST_OK;
+}
+
 /* The user an entry names: by its id, by its name, or made now. */
 static enum ast_rc assigned_user(struct ast_identity_op *op, struct ast_store_txn *txn,
                                  struct ast_err *err)
@@ -519,6 +531,7 @@ static enum ast_rc apply_assign(struct ast_store_op *o, struct ast_store_txn *tx
 
 struct doomed {
     const struct ast_uuid *user;
+    struct ast_str text;  /* its id as it stands in a record: a row without it need not be parsed */
     AST_VEC(char *) keys; /* owned */
     bool failed;
 };
@@ -529,7 +542,8 @@ static bool doom_row(void *arg, struct ast_str key, struct ast_str value)
     AST_AUTO(ast_json_free) struct ast_json_doc *doc = NULL;
     struct ast_identity_link link;
 
-    if (link_parse(value, &link, &doc, /* err= */ NULL) || !ast_uuid_eq(&link.user, d->user))
+    if (ast_str_find(value, d->text) == AST_STR_NPOS ||
+        link_parse(value, &link, &doc, /* err= */ NULL) || !ast_uuid_eq(&link.user, d->user))
         return true; /* not a link to this user, whatever else it is */
     char *copy = ast_str_dup(key);
     d->failed = !copy || !ast_vec_push(&d->keys, copy);
@@ -541,7 +555,8 @@ static bool doom_row(void *arg, struct ast_str key, struct ast_str value)
 static enum ast_rc delete_links(struct ast_identity_op *op, struct ast_store_txn *txn,
                                 struct ast_err *err)
 {
-    struct doomed d = { .user = &op->user };
+    char uuid[AST_UUID_TEXT];
+    struct doomed d = { .user = &op->user, .text = ast_uuid_format(&op->user, uuid) };
     enum ast_rc rc =
         ast_store_txn_scan(txn, AST_IDENTITY_NS, LINK_PREFIX, AST_STR_NONE, doom_row, &d, err);
     if (!rc && d.failed)
@@ -587,6 +602,25 @@ static enum ast_rc apply_delete(struct ast_store_op *o, struct ast_store_txn *tx
     if (!rc)
         rc = delete_links(op, txn, err);
     return rc ? rc : ast_store_txn_delete(txn, AST_IDENTITY_NS, k, NULL, err);
+}
+
+/* A link that cannot be read means nobody: it goes all the same. */
+static enum ast_rc apply_remove(struct ast_store_op *o, struct ast_store_txn *txn,
+                                struct ast_err *err)
+{
+    struct ast_identity_op *op = AST_CONTAINER_OF(o, struct ast_identity_op, op);
+    struct ast_str key = ast_buf_view(&op->link_key);
+
+    if (!linked_user(txn, key, &op->user))
+        return AST_OK;
+    enum ast_rc rc = ast_store_txn_delete(txn, AST_IDENTITY_NS, key, NULL, err);
+    if (rc)
+        return ast_wrap(err, rc, "identity store unlink failed");
+    rc = apply_delete(o, txn, err);
+    if (rc)
+        return ast_wrap(err, rc, "identity store delete_user failed");
+    op->ret_changed = true;
+    return AST_OK;
 }
 
 /* --- Changes: the doors -------------------------------------------------------------------------- */
@@ -651,6 +685,24 @@ enum ast_rc ast_identity_prepare_seed(struct ast_identity_op *op, struct ast_str
     if (!rc)
         rc = write_user(op, principal, display_name, err);
     return rc ? rc : write_link(op, platform, platform_user_id, method, err);
+}
+
+enum ast_rc ast_identity_prepare_enrol(struct ast_identity_op *op, struct ast_str principal,
+                                       struct ast_str platform, struct ast_str method,
+                                       struct ast_err *err)
+{
+    enum ast_rc rc =
+        ast_identity_prepare_seed(op, principal, principal, platform, principal, method, err);
+    op->op.apply = apply_enrol;
+    return rc;
+}
+
+enum ast_rc ast_identity_prepare_remove(struct ast_identity_op *op, struct ast_str platform,
+                                        struct ast_str platform_user_id, struct ast_err *err)
+{
+    op_init(op);
+    op->op.apply = apply_remove;
+    return link_key_make(platform, platform_user_id, &op->link_key, /* ret_platform= */ NULL, err);
 }
 
 enum ast_rc ast_identity_prepare_assign(struct ast_identity_op *op, struct ast_str platform,

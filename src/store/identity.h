@@ -65,7 +65,7 @@ enum ast_rc ast_identity_links(struct ast_store *s, const struct ast_uuid *user,
 struct ast_identity_op {
     struct ast_store_op op; /* op.done is the caller's */
     struct ast_uuid user;   /* who is created, linked or deleted */
-    bool ret_changed;       /* delete: existed; seed, assign: was needed */
+    bool ret_changed;       /* delete, remove: existed; seed, assign: was needed */
     /* private, owned */
     struct ast_buf link_key, link_json, user_json, name_key;
     bool replace, by_name;
@@ -99,6 +99,19 @@ enum ast_rc ast_identity_prepare_seed(struct ast_identity_op *op, struct ast_str
                                       struct ast_str principal, struct ast_str platform,
                                       struct ast_str platform_user_id, struct ast_str method,
                                       struct ast_err *err);
+
+/* A user of exactly that principal, named like it, whom the account means from now on, whoever had it before: a principal
+ * that is made. The message begins with "identity store create_user failed" or "identity store link failed". */
+AST_MUST_CHECK
+enum ast_rc ast_identity_prepare_enrol(struct ast_identity_op *op, struct ast_str principal,
+                                       struct ast_str platform, struct ast_str method,
+                                       struct ast_err *err);
+/* The link of that account and, when it means a user, what ast_identity_prepare_delete() deletes. Nothing there is fine;
+ * `op->ret_changed` says whether there was a link. The message begins with "identity store unlink failed" or
+ * "identity store delete_user failed". */
+AST_MUST_CHECK
+enum ast_rc ast_identity_prepare_remove(struct ast_identity_op *op, struct ast_str platform,
+                                        struct ast_str platform_user_id, struct ast_err *err);
 
 /* An [[identity.links]] entry of the settings: `astrid_user` is a UUID, whose user must exist (NOT_FOUND), or a display
  * name, whose user is made when there is none. Replaces; an identical link stays as it is. `op->user` is valid once

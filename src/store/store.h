@@ -55,14 +55,17 @@ struct ast_store_op {
     enum ast_rc (*apply)(struct ast_store_op *op, struct ast_store_txn *txn, struct ast_err *err);
     void (*done)(struct ast_store_op *op, enum ast_rc rc, const struct ast_err *err);
     struct ast_store_op *next; /* private */
-    struct ast_err err;        /* private */
-    enum ast_rc rc;            /* private */
+    struct ast_err err;        /* private but for ast_store_run_many() */
+    enum ast_rc rc;            /* the same */
 };
 /* Queues; never fails. After ast_store_close() began, done() gets AST_E_CLOSED on the calling thread. */
 void ast_store_submit(struct ast_store *s, struct ast_store_op *op);
 /* Submits and blocks the calling thread until durable; op->done is not called. Never on a loop thread, a
  * fiber or the writer. */
 enum ast_rc ast_store_run(struct ast_store *s, struct ast_store_op *op, struct ast_err *err);
+/* The same for many, in their order and in as few commits as there can be. Afterwards op->rc and op->err tell the fate of
+ * each; op->done is not called. */
+void ast_store_run_many(struct ast_store *s, struct ast_store_op *const *ops, size_t n);
 
 /* Inside apply(): reads see the op's own writes. Values are borrowed until the next write. A read that
  * fails (damaged file) says "absent" and fails the op whatever apply returns.

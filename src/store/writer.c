@@ -6,6 +6,9 @@
  * Invariant: done() with AST_OK is called only after the commit that made the change durable. Callers
  * that arrive during a commit form the next group, so the group grows with the load by itself.
  */
+#include <stdlib.h>
+
+#include "base/fs.h"
 #include "store/store_priv.h"
 
 #include "base/banned.h"
@@ -220,4 +223,67 @@ enum ast_rc ast_store_run(struct ast_store *s, struct ast_store_op *op, struct a
     (void)pthread_cond_destroy(&w.wake);
     ast_lock_done(&w.lock);
     return w.op.rc ? ast_fail(err, w.op.rc, "%s", w.op.err.msg) : AST_OK;
+}
+
+/* Counts the ops of one thread that waits for them all. */
+struct gathering {
+    struct ast_lock lock;
+    pthread_cond_t wake;
+    size_t left AST_GUARDED_BY(lock);
+};
+
+/* Stands in for one of them. */
+struct gathered {
+    struct ast_store_op op;
+    struct ast_store_op *target;
+    struct gathering *all;
+};
+
+static enum ast_rc apply_gathered(struct ast_store_op *op, struct ast_store_txn *txn,
+                                  struct ast_err *err)
+{
+    struct gathered *g = AST_CONTAINER_OF(op, struct gathered, op);
+    return g->target->apply(g->target, txn, err);
+}
+
+static void count_gathered(struct ast_store_op *op, enum ast_rc rc, const struct ast_err *err)
+{
+    struct gathered *g = AST_CONTAINER_OF(op, struct gathered, op);
+    struct gathering *all = g->all;
+
+    g->target->rc = rc;
+    g->target->err = *err;
+    ast_lock(&all->lock);
+    if (--all->left == 0)
+        (void)pthread_cond_signal(&all->wake);
+    ast_unlock(&all->lock); /* the waiting thread may be gone right after */
+}
+
+void ast_store_run_many(struct ast_store *s, struct ast_store_op *const *ops, size_t n)
+{
+    AST_ASSERT(!pthread_equal(pthread_self(), s->writer)); /* would wait for itself */
+    AST_AUTO(ast_cfree) struct gathered *v = n > 1 ? calloc(n, sizeof *v) : NULL;
+    if (!v) {
+        for (size_t i = 0; i < n; i++) {
+            struct ast_err err = AST_ERR_INIT;
+            ops[i]->rc = ast_store_run(s, ops[i], &err);
+            ops[i]->err = err;
+        }
+        return;
+    }
+    struct gathering all = { .left = n };
+    ast_lock_init(&all.lock, AST_LOCK_store);
+    ast_cond_init(&all.wake);
+    for (size_t i = 0; i < n; i++) {
+        v[i] = (struct gathered){ .op = { .apply = apply_gathered, .done = count_gathered },
+                                  .target = ops[i],
+                                  .all = &all };
+        ast_store_submit(s, &v[i].op);
+    }
+    ast_lock(&all.lock);
+    while (all.left)
+        (void)ast_cond_wait(&all.wake, &all.lock, -1);
+    ast_unlock(&all.lock);
+    (void)pthread_cond_destroy(&all.wake);
+    ast_lock_done(&all.lock);
 }

@@ -304,6 +304,66 @@ static void a_wide_tree_is_removed(void **state)
     assert_false(ast_fs_exists(tree));
 }
 
+enum { GROUP = 300, UNWANTED = 7, TAKEN = 150, HELD_BACK = 299 };
+
+static enum ast_rc hold_back_one(void *arg, size_t i, struct ast_err *err)
+{
+    unsigned char *seen = arg;
+    AST_AUTO(ast_cfree) char *path = ast_fs_joinf(dir, "g%zu", i);
+    assert_int_equal(ast_fs_exists(path), i == TAKEN); /* it has no name yet */
+    seen[i]++;
+    return i == HELD_BACK ? ast_fail(err, AST_E_BUSY, "not this one") : AST_OK;
+}
+
+static void files_of_a_group_come_together_and_fail_alone(void **state)
+{
+    static struct ast_fs_file files[GROUP];
+    static char names[GROUP][16], texts[GROUP][16];
+    static unsigned char seen[GROUP];
+    (void)state;
+    AST_AUTO(ast_cfree) char *taken = ast_fs_joinf(dir, "g%d/below", TAKEN);
+    assert_int_equal(ast_fs_mkdirs(taken, 0700, NULL), AST_OK); /* no file replaces a folder */
+    memset(seen, 0, sizeof seen);
+    size_t open_before = entries("/proc/self/fd");
+    for (int i = 0; i < GROUP; i++) {
+        snprintf(names[i], sizeof names[i], "g%d", i);
+        snprintf(texts[i], sizeof texts[i], "text %d", i);
+        files[i] = (struct ast_fs_file){ .name = names[i], .data = ast_str_c(texts[i]) };
+    }
+    files[UNWANTED].rc = AST_E_INVALID;
+    mode_t mask = umask(077);
+    ast_fs_write_group(dir, files, GROUP, 0640, hold_back_one, seen);
+    umask(mask);
+    for (int i = 0; i < GROUP; i++) {
+        AST_AUTO(ast_cfree) char *path = ast_fs_join(dir, names[i]);
+        AST_AUTO(ast_buf_done) struct ast_buf b = AST_BUF_INIT(100);
+        assert_int_equal(seen[i], i != UNWANTED);
+        if (i == UNWANTED || i == HELD_BACK || i == TAKEN) {
+            assert_int_not_equal(files[i].rc, AST_OK);
+            assert_int_equal(ast_fs_exists(path), i == TAKEN);
+            continue;
+        }
+        assert_int_equal(files[i].rc, AST_OK);
+        assert_int_equal(mode_of(path), 0640);
+        assert_int_equal(ast_fs_read(path, 100, &b, NULL), AST_OK);
+        assert_view(ast_buf_view(&b), texts[i]);
+    }
+    assert_string_equal(files[HELD_BACK].err.msg, "not this one");
+    assert_non_null(strstr(files[TAKEN].err.msg, "g150"));
+    assert_int_equal(entries(dir), GROUP - 2); /* no temp file stays */
+    assert_int_equal(entries("/proc/self/fd"), open_before);
+}
+
+static void a_group_without_its_directory_fails_whole(void **state)
+{
+    struct ast_fs_file files[] = { { .name = "a" }, { .name = "b" } };
+    (void)state;
+    AST_AUTO(ast_cfree) char *none = ast_fs_join(dir, "none");
+    ast_fs_write_group(none, files, 2, 0600, NULL, NULL);
+    assert_int_equal(files[0].rc, AST_E_NOT_FOUND);
+    assert_int_equal(files[1].rc, AST_E_NOT_FOUND);
+}
+
 static void no_descriptor_is_left_open(void **state)
 {
     (void)state;
@@ -339,6 +399,8 @@ int main(void)
         TEST(removing_a_tree_never_follows_a_symlink),
         TEST(a_tree_deeper_than_any_path_is_removed),
         TEST(a_wide_tree_is_removed),
+        TEST(files_of_a_group_come_together_and_fail_alone),
+        TEST(a_group_without_its_directory_fails_whole),
         TEST(no_descriptor_is_left_open),
     };
     return cmocka_run_group_tests_name("fs", tests, NULL, NULL);

@@ -331,6 +331,49 @@ static void settings_assign_accounts_to_ids_and_names(void **state)
     assert_int_equal(links_of(f, other), 1);
 }
 
+static void a_principal_is_enrolled_and_removed_by_its_account(void **state)
+{
+    struct fixture *f = *state;
+    struct ast_err err = AST_ERR_INIT;
+    struct ast_identity_op op;
+    const char *old = create(f, "older");
+    assert_int_equal(link_as(f, "cli", "A--b", old, false, &err), AST_OK);
+    /* The record has the principal itself, not one derived from its name; the account changes hands. */
+    assert_int_equal(run(f, &op,
+                         ast_identity_prepare_enrol(&op, AST_STR("A--b"), AST_STR("cli"),
+                                                    AST_STR("system"), &err),
+                         &err),
+                     AST_OK);
+    {
+        AST_AUTO(ast_identity_user_done) struct ast_identity_user u = { .doc = NULL };
+        assert_int_equal(ast_identity_resolve(f->store, AST_STR("cli"), AST_STR("A--b"), &u, &err),
+                         AST_OK);
+        assert_string_equal(u.principal.name, "A--b");
+        assert_true(ast_uuid_eq(&u.id, &op.user));
+    }
+    char id[AST_UUID_TEXT];
+    (void)ast_uuid_format(&op.user, id);
+    assert_int_equal(links_of(f, old), 0);
+    assert_int_equal(link_as(f, "chat", "7", id, false, &err), AST_OK);
+    assert_int_equal(
+        run(f, &op, ast_identity_prepare_remove(&op, AST_STR("cli"), AST_STR("A--b"), &err), &err),
+        AST_OK);
+    assert_true(op.ret_changed);
+    assert_int_equal(links_of(f, id), 0);
+    assert_null(value_of(f->store, AST_IDENTITY_NS, AST_STR("name/A--b")));
+    assert_int_equal(
+        run(f, &op, ast_identity_prepare_remove(&op, AST_STR("cli"), AST_STR("A--b"), &err), &err),
+        AST_OK);
+    assert_false(op.ret_changed);
+    /* A link that cannot be read goes too. */
+    put(f, "link/cli/broken", "{");
+    assert_int_equal(run(f, &op,
+                         ast_identity_prepare_remove(&op, AST_STR("cli"), AST_STR("broken"), &err),
+                         &err),
+                     AST_OK);
+    assert_null(value_of(f->store, AST_IDENTITY_NS, AST_STR("link/cli/broken")));
+}
+
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
@@ -343,6 +386,7 @@ int main(void)
         STORE_TEST(a_deleted_user_takes_links_and_name_along),
         STORE_TEST(the_seed_is_made_once),
         STORE_TEST(settings_assign_accounts_to_ids_and_names),
+        STORE_TEST(a_principal_is_enrolled_and_removed_by_its_account),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -163,6 +163,32 @@ static void an_op_fails_alone_and_the_rest_is_one_commit(void **state)
     assert_string_equal(value_of(f->store, NS, AST_STR("last")), "k28");
 }
 
+static void many_ops_of_one_thread_share_commits(void **state)
+{
+    struct fixture *f = *state;
+    static struct put puts[N];
+    struct ast_store_op *ops[N];
+    struct ast_store_stats before, after;
+    for (int i = 0; i < N; i++) {
+        puts[i] = (struct put){ .op = { .apply = put_apply } };
+        puts[i].how = i == 7 ? FAIL_BEFORE : i == 9 ? FAIL_AFTER : PUT;
+        (void)snprintf(puts[i].key, sizeof puts[i].key, "m%02d", i);
+        ops[i] = &puts[i].op;
+    }
+    ast_store_stats(f->store, &before);
+    ast_store_run_many(f->store, ops, N);
+    ast_store_stats(f->store, &after);
+    assert_in_range(after.commits - before.commits, 1, N / 2);
+    for (int i = 0; i < N; i++) {
+        assert_int_equal(ops[i]->rc, i == 7 ? AST_E_CONFLICT : i == 9 ? AST_E_QUOTA : AST_OK);
+        assert_string_equal(ops[i]->err.msg, i == 7 ? "before m07" : i == 9 ? "after m09" : "");
+        assert_int_equal(value_of(f->store, NS, ast_str_c(puts[i].key)) != NULL, i != 7 && i != 9);
+    }
+    ast_store_run_many(f->store, ops, 0);
+    ast_store_run_many(f->store, ops + 7, 1);
+    assert_int_equal(ops[7]->rc, AST_E_CONFLICT);
+}
+
 static void a_lone_op_that_fails_leaves_nothing(void **state)
 {
     struct fixture *f = *state;
@@ -360,6 +386,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         STORE_TEST(an_op_fails_alone_and_the_rest_is_one_commit),
+        STORE_TEST(many_ops_of_one_thread_share_commits),
         STORE_TEST(a_lone_op_that_fails_leaves_nothing),
         STORE_TEST(groups_end_at_their_maximum),
         STORE_TEST(closing_commits_what_is_queued),
