@@ -10,8 +10,8 @@
 
 #include "base/banned.h"
 
-#define ANSWER_MAX     (8u * 1024 * 1024)
-#define WAITING_MAX    1024u /* changes that wait for the admin thread, of all callers */
+#define ANSWER_MAX     (15u * 1024 * 1024) /* fits a client's queue */
+#define PARAMS_MAX     (8u * 1024 * 1024)
 #define REQUEST_ID_MAX 256u
 #define LIST_MAX       256u /* entries of one list in a request */
 
@@ -23,9 +23,8 @@ const struct admin_row *admin_row_at(size_t i)
         const struct admin_row *rows;
         size_t n;
     } stories[] = {
-        { admin_agent_rows, admin_agent_row_count },
-        { admin_quota_rows, admin_quota_row_count },
-        { admin_group_rows, admin_group_row_count },
+        { admin_create_rows, admin_create_row_count }, { admin_agent_rows, admin_agent_row_count },
+        { admin_quota_rows, admin_quota_row_count },   { admin_group_rows, admin_group_row_count },
         { admin_cap_rows, admin_cap_row_count },
     };
 
@@ -205,24 +204,33 @@ static void finish(struct admin_request *r)
     request_free(r);
 }
 
+struct ast_jw admin_answer_begin(struct admin_request *r)
+{
+    struct ast_jw w = AST_JW_INIT(&r->out);
+    ast_jw_object(&w);
+    ast_jw_key(&w, AST_STR("data"));
+    return w;
+}
+
+void admin_answer_end(struct admin_request *r, struct ast_jw *w)
+{
+    if (r->request_id)
+        ast_jw_kv_string(w, "request_id", ast_str_c(r->request_id));
+    ast_jw_kv_string(w, "status", r->row->status);
+    ast_jw_end(w);
+    (void)ast_buf_check(&r->out, "the answer", &r->failure); /* told as the request's failure */
+}
+
 /* {"data":..,"request_id":..,"status":..} */
 static void run_row(struct admin_request *r)
 {
-    struct ast_jw w = AST_JW_INIT(&r->out);
+    struct ast_jw w = admin_answer_begin(r);
     struct ast_err err = AST_ERR_INIT;
 
-    ast_jw_object(&w);
-    ast_jw_key(&w, AST_STR("data"));
-    enum ast_rc rc = r->row->run(r, &w, &err);
-    if (rc) {
+    if (r->row->run(r, &w, &err))
         r->failure = err;
-        return;
-    }
-    if (r->request_id)
-        ast_jw_kv_string(&w, "request_id", ast_str_c(r->request_id));
-    ast_jw_kv_string(&w, "status", r->row->status);
-    ast_jw_end(&w);
-    (void)ast_buf_check(&r->out, "the answer", &r->failure); /* told as the request's failure */
+    else
+        admin_answer_end(r, &w);
 }
 
 /* ---- the audit row ---- */
@@ -238,6 +246,7 @@ static struct kernel_audit_row audit_row(const struct admin_request *r)
         .params = ast_buf_view(&r->params),
         .right = denied ? KERNEL_AUDIT_DENIED : KERNEL_AUDIT_ALLOWED,
         .error = r->failure.rc ? ast_str_c(r->failure.msg) : AST_STR_NONE,
+        .intent = r->has_intent ? &r->intent : NULL,
         .changes = r->row->changes && !denied,
     };
 }
@@ -276,45 +285,94 @@ static enum ast_rc authorise(struct admin_request *r)
     return rc;
 }
 
+/* Intents, durable together. Returns those that may go on, in front. */
+static size_t intend_many(struct admin_request **v, struct kernel_audit_intent *intents, size_t n)
+{
+    size_t allowed = 0;
+
+    for (size_t i = 0; i < n; i++)
+        intents[i].row = audit_row(v[i]);
+    kernel_audit_intend_many(v[0]->k, intents, n);
+    for (size_t i = 0; i < n; i++) {
+        if (intents[i].rc) {
+            v[i]->failure = intents[i].err;
+            finish(v[i]);
+            continue;
+        }
+        v[i]->intent = intents[i].id;
+        v[i]->has_intent = intents[i].has_id;
+        v[allowed++] = v[i];
+    }
+    return allowed;
+}
+
+/* Allowed requests of one row: intents, the change, rows, answers. The rows are waited for on the answering thread, so the
+ * next change need not wait for this one's. */
+static void run_changes(struct admin_request **v, size_t n)
+{
+    AST_AUTO(ast_cfree) struct kernel_audit_intent *intents = calloc(n, sizeof *intents);
+
+    if (!intents) {
+        for (size_t i = 0; i < n; i++) {
+            (void)ast_fail(&v[i]->failure, AST_E_NO_MEMORY, "request");
+            finish(v[i]);
+        }
+        return;
+    }
+    n = intend_many(v, intents, n);
+    if (n && v[0]->row->run_many)
+        v[0]->row->run_many(v, n);
+    for (size_t i = 0; i < n; i++) {
+        if (!v[i]->row->run_many)
+            run_row(v[i]);
+        conclude(v[i]);
+    }
+}
+
 static void run_change(struct kernel_job *job)
 {
     struct admin_request *r = AST_CONTAINER_OF(job, struct admin_request, job);
-    struct ast_kernel *k = r->k;
-    struct ast_err err = AST_ERR_INIT;
-    struct ast_uuid intent;
-    bool has_intent = false;
 
-    if (authorise(r)) {
+    if (authorise(r))
         conclude(r);
-    } else {
-        struct kernel_audit_row row = audit_row(r);
-        if (kernel_audit_intend(k, &row, &intent, &has_intent, &err)) {
-            r->failure = err;
-        } else {
-            run_row(r);
-            row = audit_row(r);
-            row.intent = has_intent ? &intent : NULL;
-            if (kernel_audit_wait(k, &row, &err))
-                r->failure = err;
-        }
-        finish(r);
-    }
-    atomic_fetch_sub_explicit(&k->admin_waiting, 1, memory_order_relaxed);
+    else
+        run_changes(&r, 1);
 }
 
-static bool post_change(struct admin_request *r)
+/* This one and what waits of its kind. Every row with `run_many` needs a function of its own here: jobs are told apart by it. */
+static void run_creates(struct kernel_job *job)
 {
-    struct ast_kernel *k = r->k;
+    struct admin_request *first = AST_CONTAINER_OF(job, struct admin_request, job);
+    struct kernel_job *jobs[ADMIN_GROUP_MAX] = { job };
+    struct admin_request *v[ADMIN_GROUP_MAX];
+    size_t n = 1 + kernel_turns_more(&first->k->admin, run_creates, jobs + 1, ADMIN_GROUP_MAX - 1);
+    size_t allowed = 0;
 
-    r->job.run = run_change;
-    if (atomic_fetch_add_explicit(&k->admin_waiting, 1, memory_order_relaxed) >= WAITING_MAX)
-        (void)ast_fail(&r->failure, AST_E_BUSY, "too many admin requests are waiting");
-    else if (kernel_loader_post(&k->admin, &r->job))
-        return true;
-    else
-        (void)ast_fail(&r->failure, AST_E_CLOSED, "the daemon is shutting down");
-    atomic_fetch_sub_explicit(&k->admin_waiting, 1, memory_order_relaxed);
-    return false;
+    for (size_t i = 0; i < n; i++) {
+        struct admin_request *r = AST_CONTAINER_OF(jobs[i], struct admin_request, job);
+        if (authorise(r))
+            conclude(r);
+        else
+            v[allowed++] = r;
+    }
+    if (allowed)
+        run_changes(v, allowed);
+}
+
+static void run_read(struct kernel_job *job)
+{
+    struct admin_request *r = AST_CONTAINER_OF(job, struct admin_request, job);
+    run_row(r);
+    conclude(r);
+}
+
+/* Hands it over, or answers why not. */
+static void post(struct admin_request *r, struct kernel_turns *turns,
+                 void (*run)(struct kernel_job *job))
+{
+    r->job.run = run;
+    if (kernel_turns_post(turns, ast_principal_str(&r->caller), &r->job, &r->failure))
+        finish(r);
 }
 
 /* ---- the door ---- */
@@ -327,7 +385,7 @@ static enum ast_rc keep_params(struct admin_request *r, const struct ast_json *p
     ast_jw_object(&w);
     ast_jw_kv_string(&w, "method", r->row->method);
     if (r->row->read) {
-        AST_AUTO(ast_buf_done) struct ast_buf canonical = AST_BUF_INIT(ANSWER_MAX);
+        AST_AUTO(ast_buf_done) struct ast_buf canonical = AST_BUF_INIT(PARAMS_MAX);
         enum ast_rc rc = ast_json_canonical(params, &canonical);
         if (rc)
             return ast_buf_check(&canonical, "parameters", err);
@@ -398,7 +456,8 @@ void ast_kernel_admin(struct ast_kernel *k, struct ast_str caller, const struct 
     r->k = k;
     r->done = done;
     r->arg = arg;
-    r->params.max = r->out.max = ANSWER_MAX;
+    r->params.max = PARAMS_MAX;
+    r->out.max = ANSWER_MAX;
     r->quotas = (struct ast_quotas)AST_QUOTAS_DEFAULT;
     enum ast_rc rc = parse(r, caller, request, &r->failure);
     if (rc)
@@ -407,12 +466,14 @@ void ast_kernel_admin(struct ast_kernel *k, struct ast_str caller, const struct 
         finish(r); /* no row for these (spec 02 §20.1) */
         return;
     }
-    if (!authorise(r) && r->row->changes) {
-        if (!post_change(r))
-            finish(r);
-        return;
-    }
-    if (r->right == ADMIN_ALLOWED)
+    if (authorise(r)) {
+        conclude(r);
+    } else if (r->row->changes) {
+        post(r, &k->admin, r->row->run_many ? run_creates : run_change);
+    } else if (r->row->visits_all) {
+        post(r, &k->reads, run_read);
+    } else {
         run_row(r);
-    conclude(r);
+        conclude(r);
+    }
 }

@@ -1,4 +1,4 @@
-/* Principals: made, deleted, switched, put into groups, listed (spec 02 §14). */
+/* Principals: deleted, switched, put into groups, listed (spec 02 §14). */
 #include <stdlib.h>
 
 #include "base/fs.h"
@@ -6,7 +6,7 @@
 #include "host/allowance.h"
 #include "kernel/admin_priv.h"
 #include "kernel/tickets.h"
-#include "store/secrets.h"
+#include "store/identity.h"
 
 #include "base/banned.h"
 
@@ -17,114 +17,15 @@ static bool is_default(const struct admin_request *r)
     return ast_str_eq(ast_principal_str(&r->target), AST_PRINCIPAL_DEFAULT);
 }
 
-/* ---- create ---- */
-
-static enum ast_rc read_create(struct admin_request *r, const struct ast_json *params,
-                               struct ast_err *err)
-{
-    bool given;
-    enum ast_rc rc = admin_read_name(r, params, err);
-    if (!rc)
-        rc = admin_read_list(params, AST_STR("groups"), &r->list, &given, err);
-    if (!rc)
-        rc = admin_read_list(params, AST_STR("grants"), &r->second, &given, err);
-    /* A name that is none is refused by the runner, after the rights were checked. */
-    if (!rc && ast_principal_valid(ast_str_c(r->name)))
-        rc = ast_principal_parse(ast_str_c(r->name), &r->target, err);
-    return rc;
-}
-
-static enum ast_rc check_new_name(struct admin_request *r, struct ast_err *err)
-{
-    struct ast_str name = ast_str_c(r->name);
-    enum ast_rc rc = ast_principal_parse(name, &r->target, err);
-    if (rc)
-        return ast_wrap(err, rc, "invalid principal name");
-    if (is_default(r))
-        return ast_fail(err, AST_E_INVALID,
-                        "principal \"default\" is reserved for single-tenant bootstrap");
-    if (ast_str_eq(name, AST_SECRET_SCOPE_HOST)) /* its secrets would be everybody's */
-        return ast_fail(err, AST_E_INVALID,
-                        "principal \"__host__\" is reserved for host-wide secrets");
-    AST_AUTO(ast_cfree) char *path = ast_policy_profile_path(r->k->policy, name);
-    if (!path)
-        return ast_fail(err, AST_E_NO_MEMORY, "profile");
-    return ast_fs_exists(path) ? ast_fail(err, AST_E_EXISTS, "principal %s already exists", r->name)
-                               : AST_OK;
-}
-
-static enum ast_rc new_profile(struct admin_request *r, struct ast_profile **ret,
-                               struct ast_err *err)
-{
-    AST_AUTO(ast_profile_unref) struct ast_profile *p = NULL;
-    enum ast_rc rc = ast_profile_parse(AST_STR(""), &p, err);
-    if (rc)
-        return rc;
-    if (r->list.n == 0 && !ast_strings_add(&r->list, AST_STR("agent")))
-        return ast_fail(err, AST_E_NO_MEMORY, "profile");
-    p->groups = r->list;
-    p->grants = r->second;
-    r->list = r->second = (struct ast_strings){ 0 };
-    rc = ast_profile_check(p, err);
-    if (rc)
-        return ast_wrap(err, rc, "profile rejected");
-    /* What is handed out here must be held: agent:create alone makes no administrators. */
-    rc = ast_policy_may_confer(r->k->policy, ast_principal_str(&r->caller), &p->grants, &p->groups,
-                               err);
-    if (!rc)
-        *ret = ast_steal(&p);
-    return rc;
-}
-
-/* Identity, profile, home; a failure takes back what went before it. */
-static enum ast_rc make_agent(struct admin_request *r, const struct ast_profile *profile,
-                              char uuid[static AST_UUID_TEXT], struct ast_err *err)
-{
-    struct ast_kernel *k = r->k;
-    struct ast_str name = ast_principal_str(&r->target);
-    struct ast_err undo = AST_ERR_INIT;
-    enum ast_rc rc = admin_clear_remains(k, name, err);
-    if (!rc)
-        rc = admin_identity_add(k->store, name, uuid, err);
-    if (rc)
-        return rc;
-    /* The home comes first: with the profile the principal exists, and without a home it must not. */
-    rc = ast_home_ensure_principal(k->home, name, err);
-    if (rc) {
-        (void)ast_wrap(err, rc, "principal home tree provisioning failed (rolled back)");
-    } else {
-        rc = ast_policy_set_profile(k->policy, name, profile, err);
-        if (rc)
-            (void)ast_wrap(err, rc, "profile save failed");
-    }
-    if (!rc)
-        return AST_OK;
-    if (ast_policy_remove_profile(k->policy, name, &undo) ||
-        admin_identity_remove(k->store, name, &undo))
-        ast_log_error(KERNEL_TARGET, "half-made principal %s stays: %s", r->target.name, undo.msg);
-    return rc;
-}
-
-static enum ast_rc run_create(struct admin_request *r, struct ast_jw *data, struct ast_err *err)
-{
-    AST_AUTO(ast_profile_unref) struct ast_profile *profile = NULL;
-    char uuid[AST_UUID_TEXT];
-    enum ast_rc rc = check_new_name(r, err);
-    if (!rc)
-        rc = new_profile(r, &profile, err);
-    if (!rc)
-        rc = make_agent(r, profile, uuid, err);
-    if (rc)
-        return rc;
-    admin_seed(r->k, ast_principal_str(&r->target));
-    ast_jw_object(data);
-    ast_jw_kv_string(data, "astrid_user_id", ast_str_c(uuid));
-    ast_jw_kv_string(data, "principal", ast_principal_str(&r->target));
-    ast_jw_end(data);
-    return AST_OK;
-}
-
 /* ---- delete ---- */
+
+/* The user that cli/<name> means and all links to it. */
+static enum ast_rc remove_identity(struct ast_kernel *k, struct ast_str name, struct ast_err *err)
+{
+    AST_AUTO(ast_identity_op_done) struct ast_identity_op op = { .replace = false };
+    enum ast_rc rc = ast_identity_prepare_remove(&op, ADMIN_PLATFORM, name, err);
+    return rc ? rc : ast_store_run(k->store, &op.op, err);
+}
 
 static void drop_pairing(struct ast_kernel *k, struct ast_str name)
 {
@@ -155,7 +56,7 @@ static enum ast_rc run_delete(struct admin_request *r, struct ast_jw *data, stru
     if (is_default(r))
         return ast_fail(err, AST_E_INVALID,
                         "cannot delete the `default` principal \xe2\x80\x94 " ANCHOR);
-    enum ast_rc rc = admin_identity_remove(r->k->store, name, err);
+    enum ast_rc rc = remove_identity(r->k, name, err);
     if (!rc)
         rc = ast_policy_remove_profile(r->k->policy, name, err);
     if (rc)
@@ -331,8 +232,6 @@ static enum ast_rc run_list(struct admin_request *r, struct ast_jw *data, struct
 #define S ADMIN_STR
 const struct admin_row admin_agent_rows[] = {
     /* method, label, global and own capability, scope, per minute, changes, status, reader, runner */
-    { S("AgentCreate"), S("admin.agent.create"), S("agent:create"), S(""), ADMIN_GLOBAL, 0, true,
-      S("Success"), read_create, run_create },
     { S("AgentDelete"), S("admin.agent.delete"), S("agent:delete"), S(""), ADMIN_GLOBAL, 0, true,
       S("Success"), admin_read_target, run_delete },
     { S("AgentEnable"), S("admin.agent.enable"), S("agent:enable"), S(""), ADMIN_GLOBAL, 0, true,
@@ -342,7 +241,7 @@ const struct admin_row admin_agent_rows[] = {
     { S("AgentModify"), S("admin.agent.modify"), S("agent:modify"), S(""), ADMIN_GLOBAL, 0, true,
       S("Success"), read_modify, run_modify },
     { S("AgentList"), S("admin.agent.list"), S(""), S("self:agent:list"), ADMIN_SELF, 0, false,
-      S("AgentList"), NULL, run_list },
+      S("AgentList"), NULL, run_list, .visits_all = true },
 };
 #undef S
 const size_t admin_agent_row_count = AST_ARRAY_LEN(admin_agent_rows);

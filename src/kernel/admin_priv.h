@@ -1,8 +1,9 @@
 /* Admin requests (spec 02 §13): one table row each, in the file of its story.
  *
- *   ast_kernel_admin() parses, checks rights, and runs what only reads on the calling thread; what changes something goes to
- *   the admin thread, one at a time in arrival order: that thread is the write lock of spec 02 §21. Rights are checked again
- *   there, so that a caller who was disabled meanwhile gets nothing done.
+ *   ast_kernel_admin() parses, checks rights, and runs what only reads on the calling thread, or on the reading thread where
+ *   every principal is looked at; what changes something goes to the admin thread, callers in turn: that thread is the write
+ *   lock of spec 02 §21. Rights are checked again there, so that a caller who was disabled meanwhile gets nothing done. Many
+ *   of a kind that wait there are run as one where the row says how.
  *
  * A runner writes the value of "data" or returns an error whose message becomes the answer. When the request is concluded,
  * `right`, `failure`, `caller`, `target`, `capability` and `params` say all that an audit row needs.
@@ -33,7 +34,11 @@ struct admin_row {
     enum ast_rc (*read)(struct admin_request *r, const struct ast_json *params,
                         struct ast_err *err);
     enum ast_rc (*run)(struct admin_request *r, struct ast_jw *data, struct ast_err *err);
+    /* Instead of `run`, of rows that change something: each request gets its answer (admin_answer_begin()) or its failure. */
+    void (*run_many)(struct admin_request *const *requests, size_t n);
+    bool visits_all; /* reads on a thread of its own */
 };
+#define ADMIN_GROUP_MAX 256u /* requests that are run as one */
 
 /* Owner: the thread that runs it; handed over with the job. */
 struct admin_request {
@@ -43,6 +48,8 @@ struct admin_request {
     struct ast_principal caller, target; /* target.n 0: none */
     struct ast_str capability;           /* what was required; of the row */
     enum admin_right right;
+    struct ast_uuid intent; /* the audit log's marker of the change */
+    bool has_intent;
     struct ast_err failure; /* rc OK: success */
     struct ast_buf params;  /* {"method":..,"params":..} in canonical form */
     char *request_id;       /* owned; NULL: none */
@@ -61,10 +68,10 @@ struct admin_request {
         lit, sizeof(lit) - 1                                                                       \
     }
 
-extern const struct admin_row admin_agent_rows[], admin_quota_rows[], admin_group_rows[],
-    admin_cap_rows[];
-extern const size_t admin_agent_row_count, admin_quota_row_count, admin_group_row_count,
-    admin_cap_row_count;
+extern const struct admin_row admin_create_rows[], admin_agent_rows[], admin_quota_rows[],
+    admin_group_rows[], admin_cap_rows[];
+extern const size_t admin_create_row_count, admin_agent_row_count, admin_quota_row_count,
+    admin_group_row_count, admin_cap_row_count;
 /* The row of that index over all files; NULL at the end. */
 const struct admin_row *admin_row_at(size_t i);
 
@@ -85,22 +92,40 @@ enum ast_rc admin_read_bool(const struct ast_json *params, struct ast_str key, b
 /* The target's profile, read through the cache; spec 02 §13.4 when there is no file. */
 enum ast_rc admin_target_profile(struct admin_request *r, struct ast_profile **ret,
                                  struct ast_err *err);
+/* The answer: {"data": — the caller writes the value — then the rest of it. */
+struct ast_jw admin_answer_begin(struct admin_request *r);
+void admin_answer_end(struct admin_request *r, struct ast_jw *w);
 /* The same as a draft to edit, from the file. */
 enum ast_rc admin_draft(struct admin_request *r, struct ast_profile **ret, struct ast_err *err);
 enum ast_rc admin_store(struct admin_request *r, const struct ast_profile *draft,
                         struct ast_err *err);
 void admin_write_strings(struct ast_jw *w, struct ast_str key, const struct ast_strings *s);
 
-/* ---- identity records and what a new agent starts with ---- */
+/* ---- principals that come and go ---- */
 
-enum ast_rc admin_identity_add(struct ast_store *store, struct ast_str name,
-                               char ret_uuid[static AST_UUID_TEXT], struct ast_err *err);
-/* The user that cli/<name> means and all links to it; nothing there is fine. */
-enum ast_rc admin_identity_remove(struct ast_store *store, struct ast_str name,
-                                  struct ast_err *err);
+#define ADMIN_PLATFORM AST_STR("cli") /* each principal is linked as cli/<name>, method "system" */
+
+/* A principal to be made; `rc` and `err` are its own. */
+struct admin_birth {
+    struct ast_principal name;         /* in */
+    const struct ast_profile *profile; /* in, checked; borrowed for the call */
+    struct ast_uuid user;              /* out */
+    enum ast_rc rc;
+    struct ast_err err; /* with the texts of spec 02 §14.1, steps 6 to 8 */
+};
+/* Identity, home and profile of each; one that fails leaves nothing, the others are made all the same. The names differ and
+ * have no profile. All of them become durable together; what is OK is durable. `home_failed`: the words for a home that
+ * cannot be made. On the admin thread. */
+void admin_births(struct ast_kernel *k, struct admin_birth *births, size_t n,
+                  const char *home_failed);
+/* One. */
+AST_MUST_CHECK
+enum ast_rc admin_make_principal(struct ast_kernel *k, struct ast_str name,
+                                 const struct ast_profile *profile, const char *home_failed,
+                                 char ret_uuid[static AST_UUID_TEXT], struct ast_err *err);
 
 /* Sets aside what a deleted principal of that name left behind, so that its successor does not meet it. */
 enum ast_rc admin_clear_remains(struct ast_kernel *k, struct ast_str principal,
                                 struct ast_err *err);
 /* Copies what capsules declare as settings from `default` (spec 02 §14.1 step 9); failures are logged. */
-void admin_seed(struct ast_kernel *k, struct ast_str principal);
+void admin_seed(struct ast_kernel *k, const struct ast_str *principals, size_t n);

@@ -134,21 +134,72 @@ static enum ast_rc copy_secret(struct ast_kernel *k, struct ast_str principal, s
     return rc;
 }
 
-static enum ast_rc copy_row(struct ast_kernel *k, struct ast_str principal, struct ast_str id,
-                            struct ast_str key, struct ast_err *err)
+/* One row of `default` for all of them. */
+struct row_copy {
+    struct ast_buf value, *spaces; /* a namespace for each principal */
+    struct ast_kv_op *kv;
+    struct ast_store_op **ops;
+    size_t n;
+};
+
+static enum ast_rc read_row(struct ast_kernel *k, struct ast_str id, struct ast_str key,
+                            struct ast_buf *value, bool *ret_found, struct ast_err *err)
 {
     AST_AUTO(ast_buf_done) struct ast_buf from = AST_BUF_INIT(AST_STORE_MAX_NS);
-    AST_AUTO(ast_buf_done) struct ast_buf to = AST_BUF_INIT(AST_STORE_MAX_NS);
-    AST_AUTO(ast_buf_done) struct ast_buf value = AST_BUF_INIT(AST_KV_MAX_VALUE);
-    bool found = false;
     enum ast_rc rc = ast_kv_capsule_ns(AST_PRINCIPAL_DEFAULT, id, &from);
-    if (!rc)
-        rc = ast_kv_capsule_ns(principal, id, &to);
     if (rc)
         return ast_fail(err, rc, "namespace");
-    rc = ast_kv_get(k->store, ast_buf_view(&from), key, /* guest= */ false, &value, &found, err);
-    return rc || !found ? rc
-                        : ast_kv_set(k->store, ast_buf_view(&to), key, ast_buf_view(&value), err);
+    return ast_kv_get(k->store, ast_buf_view(&from), key, /* guest= */ false, value, ret_found,
+                      err);
+}
+
+static void write_rows(struct ast_kernel *k, const struct ast_str *principals, struct row_copy *c,
+                       struct ast_str id, struct ast_str key)
+{
+    size_t ready = 0;
+
+    for (size_t i = 0; i < c->n; i++) {
+        struct ast_err err = AST_ERR_INIT;
+        c->spaces[i] = (struct ast_buf)AST_BUF_INIT(AST_STORE_MAX_NS);
+        enum ast_rc rc = ast_kv_capsule_ns(principals[i], id, &c->spaces[i]);
+        c->kv[i] = (struct ast_kv_op){ .kind = AST_KV_SET,
+                                       .ns = ast_buf_view(&c->spaces[i]),
+                                       .key = key,
+                                       .value = ast_buf_view(&c->value) };
+        rc = rc ? ast_fail(&err, rc, "namespace") : ast_kv_prepare(&c->kv[i], false, &err);
+        told(rc, principals[i], key, &err);
+        if (!rc)
+            c->ops[ready++] = &c->kv[i].op;
+    }
+    ast_store_run_many(k->store, c->ops, ready);
+    for (size_t i = 0; i < c->n; i++) {
+        told(c->kv[i].op.rc, principals[i], key, &c->kv[i].op.err);
+        ast_buf_done(&c->spaces[i]);
+    }
+}
+
+static void copy_row(struct ast_kernel *k, const struct ast_str *principals, size_t n,
+                     struct ast_str id, struct ast_str key)
+{
+    struct row_copy c = { .value = AST_BUF_INIT(AST_KV_MAX_VALUE), .n = n };
+    struct ast_err err = AST_ERR_INIT;
+    bool found = false;
+    enum ast_rc rc = read_row(k, id, key, &c.value, &found, &err);
+
+    if (!rc && found) {
+        c.spaces = calloc(n, sizeof *c.spaces);
+        c.kv = calloc(n, sizeof *c.kv);
+        c.ops = calloc(n, sizeof(struct ast_store_op *));
+        if (c.spaces && c.kv && c.ops)
+            write_rows(k, principals, &c, id, key);
+        else
+            rc = ast_fail(&err, AST_E_NO_MEMORY, "copy");
+    }
+    told(rc, principals[0], key, &err);
+    ast_buf_done(&c.value);
+    free(c.spaces);
+    free(c.kv);
+    free(c.ops);
 }
 
 /* What one capsule declares; gathered during the visit, copied after it: copying blocks. */
@@ -171,18 +222,22 @@ static bool gather(void *arg, const struct ast_capsule_row *row)
     return true;
 }
 
-void admin_seed(struct ast_kernel *k, struct ast_str principal)
+void admin_seed(struct ast_kernel *k, const struct ast_str *principals, size_t n)
 {
     struct declared d = { 0 };
 
-    copy_env_files(k, principal);
+    if (!n)
+        return;
     ast_capsules_each(k->capsules, gather, &d);
+    for (size_t p = 0; p < n; p++)
+        copy_env_files(k, principals[p]);
     for (size_t i = 0; i < d.keys.n; i++) {
-        struct ast_err err = AST_ERR_INIT;
-        told(copy_row(k, principal, d.ids.v[i], d.keys.v[i], &err), principal, d.keys.v[i], &err);
-        if (d.secret.v[i])
-            told(copy_secret(k, principal, d.ids.v[i], d.keys.v[i], &err), principal, d.keys.v[i],
-                 &err);
+        copy_row(k, principals, n, d.ids.v[i], d.keys.v[i]);
+        for (size_t p = 0; d.secret.v[i] && p < n; p++) {
+            struct ast_err err = AST_ERR_INIT;
+            told(copy_secret(k, principals[p], d.ids.v[i], d.keys.v[i], &err), principals[p],
+                 d.keys.v[i], &err);
+        }
     }
     ast_strings_done(&d.ids);
     ast_strings_done(&d.keys);

@@ -8,6 +8,7 @@
 
 #include <stdlib.h>
 
+#include "base/fs.h"
 #include "base/log.h"
 #include "base/time.h"
 #include "crypto/hash.h"
@@ -262,20 +263,49 @@ enum ast_rc kernel_audit_wait(struct ast_kernel *k, const struct kernel_audit_ro
     return rc ? ast_fail(err, rc, "%s", why.msg) : AST_OK;
 }
 
+void kernel_audit_intend_many(struct ast_kernel *k, struct kernel_audit_intent *v, size_t n)
+{
+    AST_AUTO(ast_cfree) struct draft *drafts = calloc(n, sizeof *drafts);
+    AST_AUTO(ast_cfree) struct ast_audit_marker *markers = calloc(n, sizeof *markers);
+    size_t ready = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        v[i].err = (struct ast_err)AST_ERR_INIT;
+        v[i].rc = drafts && markers ? AST_OK : ast_fail(&v[i].err, AST_E_NO_MEMORY, "audit intent");
+        if (v[i].rc)
+            continue;
+        drafts[i] = (struct draft)DRAFT_INIT;
+        v[i].rc = make_draft(&v[i].row, &drafts[i], &v[i].err);
+        if (!v[i].rc)
+            markers[ready++].draft = &drafts[i].d;
+    }
+    if (ready)
+        ast_audit_intend_many(k->audit, markers, ready);
+    for (size_t i = 0, at = 0; i < n; i++) {
+        if (!v[i].rc) {
+            const struct ast_audit_marker *m = &markers[at++];
+            v[i].id = m->id;
+            v[i].rc = m->rc;
+            v[i].err = m->err;
+        }
+        v[i].has_id = !v[i].rc;
+        v[i].rc = judge(k, /* changes= */ true, v[i].rc, &v[i].err);
+        if (drafts)
+            draft_done_auto(&drafts[i]);
+    }
+}
+
 enum ast_rc kernel_audit_intend(struct ast_kernel *k, const struct kernel_audit_row *row,
                                 struct ast_uuid *ret_intent, bool *ret_has_intent,
                                 struct ast_err *err)
 {
-    __attribute__((cleanup(draft_done_auto))) struct draft draft = DRAFT_INIT;
-    struct ast_err why = AST_ERR_INIT;
+    struct kernel_audit_intent v = { .row = *row };
 
-    enum ast_rc stored = make_draft(row, &draft, &why);
-    if (!stored)
-        stored = ast_audit_intend(k->audit, &draft.d, ret_intent, &why);
-    enum ast_rc rc = judge(k, /* changes= */ true, stored, &why);
-    if (rc)
-        return ast_fail(err, rc, "%s", why.msg);
-    *ret_has_intent = !stored;
+    kernel_audit_intend_many(k, &v, 1);
+    if (v.rc)
+        return ast_fail(err, v.rc, "%s", v.err.msg);
+    *ret_intent = v.id;
+    *ret_has_intent = v.has_id;
     return AST_OK;
 }
 

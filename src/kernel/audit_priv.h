@@ -49,6 +49,16 @@ enum ast_rc kernel_audit_intend(struct ast_kernel *k, const struct kernel_audit_
                                 struct ast_uuid *ret_intent, bool *ret_has_intent,
                                 struct ast_err *err);
 
+/* The same for many, durable together. */
+struct kernel_audit_intent {
+    struct kernel_audit_row row; /* in; its views are borrowed for the call */
+    struct ast_uuid id;          /* out */
+    bool has_id;
+    enum ast_rc rc;
+    struct ast_err err;
+};
+void kernel_audit_intend_many(struct ast_kernel *k, struct kernel_audit_intent *v, size_t n);
+
 /* Pages and verification for a caller (audit_read.c): write the answer's "data" value. On failure `w` holds half of one.
  * Query params: since, until, method, principal, limit, cursor, oldest_first, tail, entries (whole signed rows). */
 enum ast_rc kernel_audit_query(struct ast_kernel *k, struct ast_str caller,

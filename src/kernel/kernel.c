@@ -198,7 +198,9 @@ static enum ast_rc boot_steps(struct ast_kernel *k, const struct ast_kernel_conf
     if (!rc)
         rc = kernel_audit_start(k, err);
     if (!rc)
-        rc = kernel_loader_start(&k->admin, err);
+        rc = kernel_turns_start(&k->admin, "ast-admin", err);
+    if (!rc)
+        rc = kernel_turns_start(&k->reads, "ast-reads", err);
     if (!rc)
         rc = kernel_router_start(k, &k->router, err);
     if (!rc)
@@ -368,7 +370,8 @@ void ast_kernel_free(struct ast_kernel *k)
     kernel_router_stop(k->router);
     if (k->capsules)
         ast_capsules_cancel_hooks(k->capsules); /* one may be waiting for a person */
-    kernel_loader_stop(&k->admin);
+    kernel_turns_stop(&k->admin);
+    kernel_turns_stop(&k->reads);
     kernel_loader_stop(&k->loader);
     ast_loop_flush(k->loop); /* also before the log goes: anchor jobs are done */
     kernel_audit_stop(k);

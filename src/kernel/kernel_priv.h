@@ -33,6 +33,32 @@ enum ast_rc kernel_loader_start(struct kernel_loader *l, struct ast_err *err);
 bool kernel_loader_post(struct kernel_loader *l, struct kernel_job *job);
 void kernel_loader_stop(struct kernel_loader *l); /* finishes what is queued, joins */
 
+/* ---- a thread that serves callers in turn (turns.c) ---- */
+
+struct turn;
+
+/* Owner: any thread may post, under `lock`; the thread itself takes. */
+struct kernel_turns {
+    struct ast_lock lock;
+    pthread_cond_t wake;
+    pthread_t thread;
+    struct ast_map callers AST_GUARDED_BY(lock);     /* principal -> its turn */
+    struct turn *first, **last AST_GUARDED_BY(lock); /* ring of those with work */
+    unsigned waiting AST_GUARDED_BY(lock);           /* jobs of all */
+    bool stop AST_GUARDED_BY(lock), started;
+};
+
+enum ast_rc kernel_turns_start(struct kernel_turns *t, const char *name, struct ast_err *err);
+/* Errors: BUSY this caller has as much waiting as there is room for others; CLOSED; NO_MEMORY. The job was not taken then. */
+AST_MUST_CHECK
+enum ast_rc kernel_turns_post(struct kernel_turns *t, struct ast_str caller, struct kernel_job *job,
+                              struct ast_err *err);
+/* For a job on that thread: takes further jobs that are next of their callers and have the same `run`, so that all are done
+ * as one. Returns how many. */
+size_t kernel_turns_more(struct kernel_turns *t, void (*run)(struct kernel_job *job),
+                         struct kernel_job **ret, size_t max);
+void kernel_turns_stop(struct kernel_turns *t); /* finishes what waits, joins; zeroed is fine */
+
 /* ---- who is connected (spec 01 §18.1) ---- */
 
 /* Owner: any thread, under `lock`. */
@@ -151,8 +177,9 @@ struct ast_kernel {
     bool audit_fail_closed;          /* immutable after boot */
     struct kernel_loader answers;    /* what waits for its audit row is answered here */
     struct kernel_loader loader;
-    struct kernel_loader admin; /* the write lock of policy: its changes run here, one at a time */
-    atomic_uint admin_waiting;
+    struct kernel_turns
+        admin; /* the write lock of policy: its changes run here, one after another */
+    struct kernel_turns reads; /* what visits every principal, so that no loop waits for it */
     struct kernel_connections connections;
     struct kernel_limits limits;
     struct kernel_monitors *monitors;

@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -52,6 +53,84 @@ enum ast_rc ast_policy_set_profile(struct ast_policy *p, struct ast_str principa
     rc = ast_profile_save(path, profile, err);
     profile_changed(p, principal, is_new);
     return rc;
+}
+
+/* The files of newcomers, pairwise. */
+struct arrivals {
+    struct ast_policy_newcomer *v;
+    struct ast_fs_file *files;
+    struct ast_buf *texts;
+    char (*names)[AST_PRINCIPAL_MAX + sizeof ".toml"];
+    enum ast_rc (*meanwhile)(void *arg, size_t i, struct ast_err *err);
+    void *arg;
+    size_t n;
+};
+
+static enum ast_rc write_newcomer(struct arrivals *a, size_t i, struct ast_err *err)
+{
+    struct ast_principal id;
+    enum ast_rc rc = ast_principal_parse(a->v[i].principal, &id, err);
+
+    a->texts[i] = (struct ast_buf)AST_BUF_INIT(POLICY_MAX_FILE);
+    if (!rc)
+        rc = policy_print_profile(a->v[i].profile, &a->texts[i], err);
+    if (rc)
+        return rc;
+    (void)snprintf(a->names[i], sizeof a->names[i], "%s.toml", id.name);
+    a->files[i].name = a->names[i];
+    a->files[i].data = ast_buf_view(&a->texts[i]);
+    return AST_OK;
+}
+
+/* What `meanwhile` says is its own; what the disk says is a profile's error. */
+static enum ast_rc meanwhile_one(void *arg, size_t i, struct ast_err *err)
+{
+    struct arrivals *a = arg;
+    struct ast_policy_newcomer *v = &a->v[i];
+
+    v->rc = a->meanwhile ? a->meanwhile(a->arg, i, &v->err) : AST_OK;
+    return v->rc ? ast_fail(err, v->rc, "%s", v->err.msg) : AST_OK;
+}
+
+static void write_newcomers(struct ast_policy *p, struct arrivals *a, const char *dir)
+{
+    for (size_t i = 0; i < a->n; i++) {
+        struct ast_policy_newcomer *v = &a->v[i];
+        if (!v->rc)
+            v->rc = write_newcomer(a, i, &v->err);
+        a->files[i].rc = v->rc;
+    }
+    ast_fs_write_group(dir, a->files, a->n, 0600, meanwhile_one, a);
+    for (size_t i = 0; i < a->n; i++) {
+        struct ast_policy_newcomer *v = &a->v[i];
+        if (!v->rc && a->files[i].rc)
+            v->rc = ast_fail(&v->err, a->files[i].rc, "profile io error: %s", a->files[i].err.msg);
+        ast_policy_invalidate(p, v->principal);
+        ast_buf_done(&a->texts[i]);
+    }
+}
+
+void ast_policy_add_profiles(struct ast_policy *p, struct ast_policy_newcomer *v, size_t n,
+                             enum ast_rc (*meanwhile)(void *arg, size_t i, struct ast_err *err),
+                             void *arg)
+{
+    AST_AUTO(ast_cfree) char *dir = ast_home_path(p->home, AST_HOME_PROFILES);
+    struct arrivals a = { .v = v, .n = n, .meanwhile = meanwhile, .arg = arg };
+    AST_AUTO(ast_cfree) struct ast_fs_file *files = a.files = calloc(n, sizeof *a.files);
+    AST_AUTO(ast_cfree) struct ast_buf *texts = a.texts = calloc(n, sizeof *a.texts);
+    AST_AUTO(ast_cfree) void *names = a.names = calloc(n, sizeof *a.names);
+    struct ast_err err = AST_ERR_INIT;
+
+    enum ast_rc rc = dir && files && texts && names ? ast_fs_mkdirs(dir, 0700, &err)
+                                                    : ast_fail(&err, AST_E_NO_MEMORY, "profile");
+    if (rc) {
+        for (size_t i = 0; i < n; i++)
+            if (!v[i].rc)
+                v[i].rc = ast_fail(&v[i].err, rc, "profile io error: %s", err.msg);
+        return;
+    }
+    write_newcomers(p, &a, dir);
+    roster_changed(p);
 }
 
 enum ast_rc ast_policy_remove_profile(struct ast_policy *p, struct ast_str principal,

@@ -22,6 +22,10 @@ enum ast_rc policy_strings_read(const struct ast_json *array, const char *key,
 enum ast_rc policy_known_keys(const struct ast_json *object, const struct ast_str *known,
                               size_t count, struct ast_err *err);
 
+/* The document of spec 02 §3.2, validated. */
+enum ast_rc policy_print_profile(const struct ast_profile *p, struct ast_buf *out,
+                                 struct ast_err *err);
+
 /* What a principal without a file has; NULL when out of memory. */
 struct ast_profile *policy_profile_default(void);
 

@@ -348,32 +348,39 @@ void policy_print_list(struct ast_buf *out, const char *key, const struct ast_st
     ast_buf_add(out, tall ? AST_STR("\n]\n") : AST_STR("]\n"));
 }
 
-enum ast_rc ast_profile_save(const char *path, const struct ast_profile *p, struct ast_err *err)
+enum ast_rc policy_print_profile(const struct ast_profile *p, struct ast_buf *out,
+                                 struct ast_err *err)
 {
-    AST_AUTO(ast_buf_done) struct ast_buf out = AST_BUF_INIT(POLICY_MAX_FILE);
     enum ast_rc rc = validate(p, err);
     if (rc)
         return ast_wrap(err, rc, "profile validation error");
 
-    ast_buf_addf(&out, "profile_version = %u\nenabled = %s\n", p->version,
+    ast_buf_addf(out, "profile_version = %u\nenabled = %s\n", p->version,
                  p->enabled ? "true" : "false");
-    policy_print_list(&out, "groups", &p->groups);
-    policy_print_list(&out, "grants", &p->grants);
-    policy_print_list(&out, "revokes", &p->revokes);
-    ast_buf_add_lit(&out, "\n[auth]\n");
-    policy_print_list(&out, "methods", &p->auth_methods);
-    policy_print_list(&out, "public_keys", &p->public_keys);
-    ast_buf_add_lit(&out, "\n[network]\n");
-    policy_print_list(&out, "egress", &p->egress);
-    ast_buf_add_lit(&out, "\n[process]\n");
-    policy_print_list(&out, "allow", &p->process_allow);
-    ast_buf_add_lit(&out, "\n[quotas]\n");
+    policy_print_list(out, "groups", &p->groups);
+    policy_print_list(out, "grants", &p->grants);
+    policy_print_list(out, "revokes", &p->revokes);
+    ast_buf_add_lit(out, "\n[auth]\n");
+    policy_print_list(out, "methods", &p->auth_methods);
+    policy_print_list(out, "public_keys", &p->public_keys);
+    ast_buf_add_lit(out, "\n[network]\n");
+    policy_print_list(out, "egress", &p->egress);
+    ast_buf_add_lit(out, "\n[process]\n");
+    policy_print_list(out, "allow", &p->process_allow);
+    ast_buf_add_lit(out, "\n[quotas]\n");
     for (size_t i = 0; i < AST_ARRAY_LEN(quota_rules); i++)
-        ast_buf_addf(&out, AST_STR_FMT " = %llu\n", AST_STR_ARG(quota_rules[i].key),
+        ast_buf_addf(out, AST_STR_FMT " = %llu\n", AST_STR_ARG(quota_rules[i].key),
                      (unsigned long long)*quota_at(&p->quotas, &quota_rules[i]));
-    rc = ast_buf_check(&out, "profile", err);
+    rc = ast_buf_check(out, "profile", err);
+    return rc ? ast_wrap(err, rc, "profile serialize error") : AST_OK;
+}
+
+enum ast_rc ast_profile_save(const char *path, const struct ast_profile *p, struct ast_err *err)
+{
+    AST_AUTO(ast_buf_done) struct ast_buf out = AST_BUF_INIT(POLICY_MAX_FILE);
+    enum ast_rc rc = policy_print_profile(p, &out, err);
     if (rc)
-        return ast_wrap(err, rc, "profile serialize error");
+        return rc;
     rc = ast_fs_write_atomic(path, ast_buf_view(&out), 0600, AST_FS_SYNC, err);
     return rc ? ast_wrap(err, rc, "profile io error") : AST_OK;
 }

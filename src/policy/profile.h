@@ -106,6 +106,17 @@ char *ast_policy_profile_path(struct ast_policy *p, struct ast_str principal);
 AST_MUST_CHECK
 enum ast_rc ast_policy_set_profile(struct ast_policy *p, struct ast_str principal,
                                    const struct ast_profile *profile, struct ast_err *err);
+/* Profiles of principals that have none, durable together; each has its own fate. `meanwhile` is called for each while the
+ * disk is busy, before the profile is there; its failure is that principal's. */
+struct ast_policy_newcomer {
+    struct ast_str principal; /* in */
+    const struct ast_profile *profile;
+    enum ast_rc rc; /* in: not OK skips it */
+    struct ast_err err;
+};
+void ast_policy_add_profiles(struct ast_policy *p, struct ast_policy_newcomer *v, size_t n,
+                             enum ast_rc (*meanwhile)(void *arg, size_t i, struct ast_err *err),
+                             void *arg);
 /* A missing file is fine. */
 AST_MUST_CHECK
 enum ast_rc ast_policy_remove_profile(struct ast_policy *p, struct ast_str principal,

@@ -106,6 +106,39 @@ class Agents(Admin, Case):
         os.unlink(self.d.path("home", "blocked"))
         self.make("blocked")
 
+    def c02_25_c02_27_many_creations_at_once_fail_alone(self):
+        with open(self.d.path("home", "many-77"), "w"):
+            pass
+        names = ["many-%d" % i for i in range(200)] + ["many-5", "many-6", "bad.name"]
+        asked = {}
+        for name in names:
+            suffix, request_id = send(self.c, "AgentCreate", {"name": name})
+            asked[request_id] = name
+        answers = {}
+        for _ in names:
+            body = self.c.recv(30)["payload"]
+            answers.setdefault(asked.pop(body["request_id"]), []).append(body)
+        equal(asked, {})
+        for name, bodies in answers.items():
+            good = [b for b in bodies if b["status"] == "Success"]
+            bad = [b["data"] for b in bodies if b["status"] != "Success"]
+            if name == "bad.name":
+                check(not good and bad[0].startswith("invalid principal name: "), bad)
+            elif name == "many-77":
+                check(not good and bad[0].startswith("principal home tree provisioning failed (rolled back): "), bad)
+                check(not os.path.exists(self.profile(name)))
+            else:
+                equal(len(good), 1, name)
+                equal(bad, ["principal %s already exists" % name] * (len(bodies) - 1))
+                check(os.path.isdir(self.d.path("home", name, ".config", "env")))
+        rows = [r["principal"] for r in self.ok("AgentList", status="AgentList")]
+        equal(rows, sorted(["default"] + [n for n in answers if n not in ("bad.name", "many-77")]))
+        equal([n for n in os.listdir(self.d.path("etc", "profiles")) if not n.endswith(".toml")], [])
+        self.d.kill()  # what was answered is there
+        self.d.start()
+        self.c = self.d.client()
+        equal([r["principal"] for r in self.ok("AgentList", status="AgentList")], rows)
+
     def c02_28_delete_keeps_the_home_and_is_idempotent(self):
         self.make("gone")
         with open(self.d.path("home", "gone", "notes"), "w") as f:
