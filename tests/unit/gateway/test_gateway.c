@@ -41,6 +41,12 @@ static int setup_cors(void **state)
                 "cors-allow-origins = [\"https://app.example\", \"http://localhost:5173\"]\n");
 }
 
+static int setup_hasty(void **state)
+{
+    (void)state;
+    return boot(PLAIN "prompt-timeout-secs = 2\nkernel-timeout-secs = 1\nkeep-alive-secs = 1\n");
+}
+
 static int teardown(void **state)
 {
     (void)state;
@@ -729,6 +735,81 @@ static void a_slow_client_is_told_what_it_missed(void **state)
     assert_contains(r.body, "event: response\n");
 }
 
+static void an_answer_larger_than_a_queue_still_ends_the_stream(void **state)
+{
+    AST_AUTO(ast_buf_done) struct ast_buf json = AST_BUF_INIT(2000000);
+    AST_AUTO(client_close)
+    struct client c = prompt(alice, "{\"text\":\"hi\",\"session_id\":\"s\"}");
+    (void)state;
+    say("agent.v1.stream.delta", "alice", "{\"session_id\":\"s\",\"delta\":\"first\"}");
+    (void)ast_buf_add_lit(
+        &json, "{\"type\":\"agent_response\",\"is_final\":true,\"session_id\":\"s\",\"text\":\"");
+    while (json.n < 1500000) /* over the 1 MiB that wait for one client */
+        (void)ast_buf_add_byte(&json, 'x');
+    (void)ast_buf_add_lit(&json, "\"}");
+    say("agent.v1.response", "alice", json.p);
+    AST_AUTO(reply_done) struct reply r = client_reply(&c, true);
+    assert_int_equal(r.status, 200);
+    assert_contains(r.body, "first");
+    assert_true(strstr(r.body, "event: response\n") > strstr(r.body, "first"));
+    assert_true(strlen(r.body) > 1500000);
+}
+
+static void c03_44_without_an_answer_the_stream_says_so_and_ends(void **state)
+{
+    AST_AUTO(client_close)
+    struct client c = prompt(alice, "{\"text\":\"hi\",\"session_id\":\"s\"}");
+    int64_t began = ast_mono_ns();
+    (void)state;
+    AST_AUTO(reply_done) struct reply r = client_reply(&c, true);
+    assert_int_equal(r.status, 200);
+    assert_contains(r.body, "\n\n: keep-alive\n\n");
+    const char *last = "event: timeout\ndata: {\"after_secs\":2}\n\n";
+    assert_true(strlen(r.body) > strlen(last));
+    assert_string_equal(r.body + strlen(r.body) - strlen(last), last);
+    int64_t took = ast_mono_ns() - began;
+    assert_true(took > INT64_C(1900000000) && took < INT64_C(15000000000));
+}
+
+static void c03_24_a_kernel_that_never_answers_is_a_500(void **state)
+{
+    int64_t began = ast_mono_ns();
+    (void)state;
+    rig.kernel.answer = NULL;
+    AST_AUTO(reply_done) struct reply r = call("GET", "/api/sys/status", alice);
+    assert_int_equal(r.status, 500);
+    assert_string_equal(r.body, "{\"error\":\"internal\"}");
+    int64_t took = ast_mono_ns() - began;
+    assert_true(took > INT64_C(900000000) && took < INT64_C(12000000000));
+    rig.kernel.done(rig.kernel.arg, AST_STR("{\"data\":{},\"status\":\"Status\"}")); /* too late */
+    AST_AUTO(reply_done) struct reply next = call("GET", "/api/auth/me", alice);
+    assert_int_equal(next.status, 200);
+}
+
+static void a_limited_request_says_when_to_come_back(void **state)
+{
+    (void)state;
+    rig.kernel.answer =
+        "{\"data\":\"Rate limited: max 5 ReloadCapsules requests per minute\",\"status\":\"Error\"}";
+    AST_AUTO(reply_done) struct reply r = call("POST", "/api/sys/capsules/reload", alice);
+    assert_int_equal(r.status, 429);
+    assert_string_equal(r.body, "{\"error\":\"rate_limited\",\"retry_after_secs\":60}");
+    assert_string_equal(rig.kernel.method, "ReloadCapsules");
+    assert_string_equal(rig.kernel.caller, "alice");
+}
+
+static void an_open_prompt_counts_as_somebody_who_is_there(void **state)
+{
+    (void)state;
+    AST_AUTO(client_close)
+    struct client c = prompt(alice, "{\"text\":\"hi\",\"session_id\":\"s\"}");
+    assert_int_equal(__atomic_load_n(&rig.kernel.sockets, __ATOMIC_SEQ_CST), 1);
+    say("agent.v1.response", "alice", "{\"session_id\":\"s\"}");
+    AST_AUTO(reply_done) struct reply r = client_reply(&c, true);
+    assert_int_equal(r.status, 200);
+    assert_int_equal(__atomic_load_n(&rig.kernel.sockets, __ATOMIC_SEQ_CST), 0);
+}
+
 static void head_of_a_stream_is_its_head(void **state)
 {
     AST_AUTO(client_close) struct client c = client_open(ast_gateway_port(rig.gateway));
@@ -848,6 +929,13 @@ int main(void)
         T(c03_45_two_principals_in_one_session_stay_apart),
         T(a_revoked_or_expired_bearer_ends_its_stream),
         T(a_slow_client_is_told_what_it_missed),
+        T(an_answer_larger_than_a_queue_still_ends_the_stream),
+        cmocka_unit_test_setup_teardown(c03_44_without_an_answer_the_stream_says_so_and_ends,
+                                        setup_hasty, teardown),
+        cmocka_unit_test_setup_teardown(c03_24_a_kernel_that_never_answers_is_a_500, setup_hasty,
+                                        teardown),
+        T(a_limited_request_says_when_to_come_back),
+        T(an_open_prompt_counts_as_somebody_who_is_there),
         T(head_of_a_stream_is_its_head),
         T(clients_that_leave_take_their_subscriptions_along),
         T(c03_51_healthz_follows_the_socket),
