@@ -20,12 +20,12 @@
 #define MAX_LABEL_BYTES  256u   /* of one value; the rest is cut */
 #define MAX_LABEL_TEXT   8192u
 #define MAX_SCRAPE_HOOKS 32u
-#define MAX_BUCKETS      32u
+#define MAX_BUCKETS      128u
 
-enum metric_type { COUNTER, GAUGE, HISTOGRAM };
+enum metric_type { COUNTER, GAUGE, HISTOGRAM, SUMMARY };
 
 static const char *const type_names[] = {
-    [COUNTER] = "counter", [GAUGE] = "gauge", [HISTOGRAM] = "histogram"
+    [COUNTER] = "counter", [GAUGE] = "gauge", [HISTOGRAM] = "histogram", [SUMMARY] = "summary"
 };
 
 struct bucket {
@@ -37,37 +37,42 @@ struct bucket {
 #define MS UINT64_C(1000000)
 #define S  UINT64_C(1000000000)
 
-/* From a short hook in a warm instance to the longest deadline. */
-static const struct bucket invocation_buckets[] = {
-    { 5 * US, "0.000005" }, { 10 * US, "0.00001" }, { 25 * US, "0.000025" },
-    { 50 * US, "0.00005" }, { 100 * US, "0.0001" }, { 250 * US, "0.00025" },
-    { 500 * US, "0.0005" }, { 1 * MS, "0.001" },    { 2500 * US, "0.0025" },
-    { 5 * MS, "0.005" },    { 10 * MS, "0.01" },    { 25 * MS, "0.025" },
-    { 50 * MS, "0.05" },    { 100 * MS, "0.1" },    { 250 * MS, "0.25" },
-    { 500 * MS, "0.5" },    { 1 * S, "1" },         { 2500 * MS, "2.5" },
-    { 5 * S, "5" },         { 10 * S, "10" },       { 30 * S, "30" },
-    { 60 * S, "60" },       { 120 * S, "120" },     { 300 * S, "300" },
-};
-
 /* Spec 03 §25.1. */
 static const struct bucket gateway_buckets[] = {
     { 5 * MS, "0.005" },  { 10 * MS, "0.01" },  { 25 * MS, "0.025" }, { 50 * MS, "0.05" },
     { 100 * MS, "0.1" },  { 250 * MS, "0.25" }, { 500 * MS, "0.5" },  { 1 * S, "1" },
     { 2500 * MS, "2.5" }, { 5 * S, "5" },       { 10 * S, "10" },
 };
-_Static_assert(AST_ARRAY_LEN(invocation_buckets) < MAX_BUCKETS, "room for +Inf");
 _Static_assert(AST_ARRAY_LEN(gateway_buckets) < MAX_BUCKETS, "room for +Inf");
 
-struct buckets {
-    const struct bucket *v;
-    size_t n;
-};
+#define GATEWAY_BUCKETS AST_ARRAY_LEN(gateway_buckets)
 
-static struct buckets buckets_of(enum ast_metric m)
+/* Summaries count in four steps an octave, from a microsecond to eighteen minutes; below and above all is one. */
+#define LOW_BITS  10u
+#define OCTAVES   30u
+#define STEP_BITS 2u
+#define STEPS     (1u << STEP_BITS)
+#define SLOTS     (OCTAVES * STEPS + 2u)
+_Static_assert(SLOTS <= MAX_BUCKETS, "room for a summary");
+
+static size_t slot_of(uint64_t ns)
 {
-    return m == AST_METRIC_GATEWAY_DURATION
-               ? (struct buckets){ gateway_buckets, AST_ARRAY_LEN(gateway_buckets) }
-               : (struct buckets){ invocation_buckets, AST_ARRAY_LEN(invocation_buckets) };
+    if (ns < UINT64_C(1) << LOW_BITS)
+        return 0;
+    unsigned top = 63u - (unsigned)__builtin_clzll(ns);
+    if (top >= LOW_BITS + OCTAVES)
+        return SLOTS - 1;
+    return 1 + (size_t)(top - LOW_BITS) * STEPS + ((ns >> (top - STEP_BITS)) & (STEPS - 1));
+}
+
+/* The middle of what a slot counts. */
+static uint64_t slot_ns(size_t slot)
+{
+    if (slot == 0)
+        return UINT64_C(1) << (LOW_BITS - 1);
+    unsigned top = LOW_BITS + (unsigned)(slot - 1) / STEPS;
+    uint64_t step = UINT64_C(1) << (top - STEP_BITS);
+    return (UINT64_C(1) << top) + step * ((slot - 1) % STEPS) + step / 2;
 }
 
 static const struct {
@@ -84,8 +89,10 @@ static const struct {
 
 /* Threads: any; the atomics stand alone, nothing is published through them. */
 struct ast_metric_cell {
-    atomic_uint_least64_t value;   /* counter: total; gauge: an int64_t; histogram: sum in ns */
-    atomic_uint_least64_t *counts; /* histogram: one per bucket and +Inf, owned; else NULL */
+    atomic_uint_least64_t value;   /* counter: total; gauge: an int64_t; observed: sum in ns */
+    atomic_uint_least64_t *counts; /* observed: one per bucket or slot, owned; else NULL */
+    atomic_uint_least64_t least;   /* summary: smallest observation + 1; 0: none */
+    atomic_uint_least64_t most;    /* summary: largest observation */
     char *labels;                  /* `a="x",b="y"`, owned; NULL: none, or the shared "other" */
     enum ast_metric metric;
     atomic_bool seen; /* a gauge was set */
@@ -123,6 +130,16 @@ static void registry_ready(void)
 }
 
 /* --- Cells ----------------------------------------------------------------------------------- */
+
+static bool is_observed(enum ast_metric m)
+{
+    return rows[m].type == HISTOGRAM || rows[m].type == SUMMARY;
+}
+
+static size_t count_slots(enum ast_metric m)
+{
+    return rows[m].type == SUMMARY ? SLOTS : GATEWAY_BUCKETS + 1;
+}
 
 static atomic_uint_least64_t *counts_of(const struct ast_metric_cell *c)
 {
@@ -180,9 +197,9 @@ static struct ast_metric_cell *cell_new(enum ast_metric m, struct ast_str labels
         return NULL;
     c->metric = m;
     c->labels = ast_str_dup(labels);
-    if (rows[m].type == HISTOGRAM)
-        c->counts = calloc(buckets_of(m).n + 1, sizeof *c->counts);
-    if (c->labels && (c->counts || rows[m].type != HISTOGRAM))
+    if (is_observed(m))
+        c->counts = calloc(count_slots(m), sizeof *c->counts);
+    if (c->labels && (c->counts || !is_observed(m)))
         return c;
     free(c->labels);
     free(c->counts);
@@ -242,12 +259,30 @@ void ast_metric_gauge_add(struct ast_metric_cell *c, int64_t d)
     atomic_store_explicit(&c->seen, true, memory_order_relaxed);
 }
 
+/* The extremes move rarely: after the first observations this is two loads. */
+static void note_extremes(struct ast_metric_cell *c, uint64_t ns)
+{
+    uint64_t least = atomic_load_explicit(&c->least, memory_order_relaxed);
+    uint64_t most = atomic_load_explicit(&c->most, memory_order_relaxed);
+    while ((!least || ns + 1 < least) &&
+           !atomic_compare_exchange_weak_explicit(&c->least, &least, ns + 1, memory_order_relaxed,
+                                                  memory_order_relaxed)) {
+    }
+    while (ns > most && !atomic_compare_exchange_weak_explicit(
+                            &c->most, &most, ns, memory_order_relaxed, memory_order_relaxed)) {
+    }
+}
+
 void ast_metric_observe_ns(struct ast_metric_cell *c, uint64_t ns)
 {
-    struct buckets b = buckets_of(c->metric);
     size_t i = 0;
-    while (i < b.n && ns > b.v[i].ns)
-        i++;
+    if (rows[c->metric].type == SUMMARY) {
+        i = slot_of(ns);
+        note_extremes(c, ns);
+    } else {
+        while (i < GATEWAY_BUCKETS && ns > gateway_buckets[i].ns)
+            i++;
+    }
     atomic_fetch_add_explicit(&counts_of(c)[i], 1, memory_order_relaxed);
     atomic_fetch_add_explicit(&c->value, ns, memory_order_relaxed);
 }
@@ -260,14 +295,14 @@ static uint64_t value_of(const struct ast_metric_cell *c)
 static uint64_t observations(const struct ast_metric_cell *c)
 {
     uint64_t total = 0;
-    for (size_t i = 0; i <= buckets_of(c->metric).n; i++)
+    for (size_t i = 0; i < count_slots(c->metric); i++)
         total += atomic_load_explicit(&counts_of(c)[i], memory_order_relaxed);
     return total;
 }
 
 uint64_t ast_metric_value(const struct ast_metric_cell *c)
 {
-    return rows[c->metric].type == HISTOGRAM ? observations(c) : value_of(c);
+    return is_observed(c->metric) ? observations(c) : value_of(c);
 }
 
 /* --- Exposition ------------------------------------------------------------------------------ */
@@ -281,40 +316,82 @@ static bool was_observed(const struct ast_metric_cell *c)
     return ast_metric_value(c) > 0;
 }
 
-/* `name<suffix>{labels,le="..."} ` */
+/* `name<suffix>{labels,<key>="<value>"} `; value NULL: no such label. */
 static void write_series(struct ast_buf *out, const struct ast_metric_cell *c, const char *suffix,
-                         const char *le)
+                         const char *key, const char *value)
 {
     bool has_labels = rows[c->metric].labels.n > 0;
     ast_buf_addf(out, "%s%s", rows[c->metric].name, suffix);
-    if (has_labels || le)
+    if (has_labels || value)
         ast_buf_add_byte(out, '{');
     if (c->labels)
         ast_buf_add(out, ast_str_c(c->labels));
     else if (has_labels)
         write_labels(out, c->metric, /* values= */ NULL, 0);
-    if (le)
-        ast_buf_addf(out, "%sle=\"%s\"", has_labels ? "," : "", le);
-    if (has_labels || le)
+    if (value)
+        ast_buf_addf(out, "%s%s=\"%s\"", has_labels ? "," : "", key, value);
+    if (has_labels || value)
         ast_buf_add_byte(out, '}');
     ast_buf_add_byte(out, ' ');
 }
 
+static void write_seconds(struct ast_buf *out, uint64_t ns)
+{
+    ast_buf_addf(out, "%llu.%09llu\n", (unsigned long long)(ns / S), (unsigned long long)(ns % S));
+}
+
+static void write_totals(struct ast_buf *out, const struct ast_metric_cell *c, uint64_t total)
+{
+    write_series(out, c, "_sum", NULL, NULL);
+    write_seconds(out, value_of(c));
+    write_series(out, c, "_count", NULL, NULL);
+    ast_buf_addf(out, "%llu\n", (unsigned long long)total);
+}
+
 static void write_histogram(struct ast_buf *out, const struct ast_metric_cell *c)
 {
-    struct buckets b = buckets_of(c->metric);
     uint64_t total = 0;
-    for (size_t i = 0; i <= b.n; i++) {
+    for (size_t i = 0; i <= GATEWAY_BUCKETS; i++) {
         total += atomic_load_explicit(&counts_of(c)[i], memory_order_relaxed);
-        write_series(out, c, "_bucket", i < b.n ? b.v[i].le : "+Inf");
+        write_series(out, c, "_bucket", "le", i < GATEWAY_BUCKETS ? gateway_buckets[i].le : "+Inf");
         ast_buf_addf(out, "%llu\n", (unsigned long long)total);
     }
-    uint64_t sum = value_of(c);
-    write_series(out, c, "_sum", NULL);
-    ast_buf_addf(out, "%llu.%09llu\n", (unsigned long long)(sum / S),
-                 (unsigned long long)(sum % S));
-    write_series(out, c, "_count", NULL);
-    ast_buf_addf(out, "%llu\n", (unsigned long long)total);
+    write_totals(out, c, total);
+}
+
+/* The observation of that rank, 1 to the number of them. */
+static uint64_t ranked(const uint64_t counts[static SLOTS], uint64_t rank)
+{
+    size_t slot = 0;
+    for (uint64_t seen = 0; slot < SLOTS - 1; slot++) {
+        seen += counts[slot];
+        if (seen >= rank)
+            break;
+    }
+    return slot_ns(slot);
+}
+
+static void write_summary(struct ast_buf *out, const struct ast_metric_cell *c)
+{
+    static const struct {
+        unsigned per_mille;
+        const char *name;
+    } quantiles[] = { { 0, "0" },      { 500, "0.5" },   { 900, "0.9" }, { 950, "0.95" },
+                      { 990, "0.99" }, { 999, "0.999" }, { 1000, "1" } };
+    uint64_t counts[SLOTS], total = 0; /* a copy: all quantiles are of the same moment */
+    for (size_t i = 0; i < SLOTS; i++)
+        total += counts[i] = atomic_load_explicit(&counts_of(c)[i], memory_order_relaxed);
+    uint64_t least = atomic_load_explicit(&c->least, memory_order_relaxed);
+    uint64_t most = atomic_load_explicit(&c->most, memory_order_relaxed);
+    least = least ? least - 1 : 0;
+    for (size_t i = 0; i < AST_ARRAY_LEN(quantiles); i++) {
+        unsigned q = quantiles[i].per_mille;
+        uint64_t rank = (total * q + 999) / 1000, ns = ranked(counts, AST_MAX(rank, UINT64_C(1)));
+        ns = q == 0 ? least : q == 1000 ? most : AST_MIN(AST_MAX(ns, least), most);
+        write_series(out, c, "", "quantile", quantiles[i].name);
+        write_seconds(out, ns);
+    }
+    write_totals(out, c, total);
 }
 
 static void write_cell(struct ast_buf *out, const struct ast_metric_cell *c)
@@ -323,7 +400,11 @@ static void write_cell(struct ast_buf *out, const struct ast_metric_cell *c)
         write_histogram(out, c);
         return;
     }
-    write_series(out, c, "", NULL);
+    if (rows[c->metric].type == SUMMARY) {
+        write_summary(out, c);
+        return;
+    }
+    write_series(out, c, "", NULL, NULL);
     if (rows[c->metric].type == GAUGE)
         ast_buf_addf(out, "%lld\n", (long long)value_of(c));
     else
@@ -426,7 +507,7 @@ enum ast_rc ast_metrics_render(struct ast_buf *out)
     run_hooks();
     struct bus_process_metric facts[BUS_PROCESS_METRICS];
     bus_process_read(facts);
-    static const enum metric_type order[] = { COUNTER, GAUGE, HISTOGRAM };
+    static const enum metric_type order[] = { COUNTER, GAUGE, HISTOGRAM, SUMMARY };
     for (size_t i = 0; i < AST_ARRAY_LEN(order); i++) {
         for (unsigned m = 0; m < AST_METRIC_COUNT; m++) {
             if (rows[m].type != order[i])
@@ -435,7 +516,7 @@ enum ast_rc ast_metrics_render(struct ast_buf *out)
             if (rc)
                 return rc;
         }
-        if (order[i] != HISTOGRAM)
+        if (order[i] == COUNTER || order[i] == GAUGE)
             write_process(out, facts, order[i] == COUNTER);
     }
     return out->fail;

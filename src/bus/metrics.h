@@ -57,7 +57,7 @@
       "Build provenance (always 1).")                                                              \
     X(GATEWAY_DURATION, "astrid_gateway_request_duration_seconds", HISTOGRAM,                      \
       "method,route,status", "Per-request handler latency by method+route+status.")                \
-    X(INVOCATION_DURATION, "astrid_capsule_invocation_duration_seconds", HISTOGRAM,                \
+    X(INVOCATION_DURATION, "astrid_capsule_invocation_duration_seconds", SUMMARY,                  \
       "capsule,action", "")
 
 enum ast_metric {
@@ -78,7 +78,8 @@ void ast_metric_add(struct ast_metric_cell *c, uint64_t n); /* counters */
 void ast_metric_raise(struct ast_metric_cell *c, uint64_t total);
 void ast_metric_set(struct ast_metric_cell *c, int64_t v);       /* gauges */
 void ast_metric_gauge_add(struct ast_metric_cell *c, int64_t d); /* gauges */
-/* Histograms; exported in seconds. */
+/* Histograms and summaries; exported in seconds. The quantiles of a summary are those since the start, and off by at most an
+ * eighth; the smallest, the largest and the sum are exact. */
 void ast_metric_observe_ns(struct ast_metric_cell *c, uint64_t ns);
 uint64_t ast_metric_value(const struct ast_metric_cell *c); /* tests and status pages */
 

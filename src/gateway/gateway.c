@@ -6,6 +6,7 @@
 #include "gateway/elicit_priv.h"
 #include "gateway/feed_priv.h"
 #include "gateway/gateway_priv.h"
+#include "git_sha.h"
 
 #include <stdlib.h>
 
@@ -71,7 +72,7 @@ static enum ast_rc make_labels(struct ast_gateway *g, struct ast_err *err)
 
 static void count_build(struct ast_gateway *g)
 {
-    const struct ast_str labels[] = { ast_str_c(ast_kernel_version(g->kernel)), AST_STR("unknown"),
+    const struct ast_str labels[] = { ast_str_c(ast_kernel_version(g->kernel)), AST_STR(GW_GIT_SHA),
                                       AST_STR(__VERSION__) };
     ast_metric_set(ast_metric_cell(AST_METRIC_BUILD_INFO, labels, AST_ARRAY_LEN(labels)), 1);
     /* Present at 0 from the start (spec 03 §25.1). */

@@ -69,18 +69,53 @@ static void c03_52_a_histogram_has_the_eleven_buckets_and_inf(void **state)
     free(text);
 }
 
-static void invocation_buckets_reach_from_microseconds_to_the_deadline(void **state)
+/* The value behind `series`, in nanoseconds. */
+static double nanoseconds(const char *text, const char *series)
+{
+    const char *at = strstr(text, series);
+    if (!at)
+        fail_msg("no %s", series);
+    return strtod(at + strlen(series), NULL) * 1e9;
+}
+
+static void invocations_are_a_summary_of_quantiles_since_the_start(void **state)
 {
     (void)state;
     struct ast_str labels[] = { AST_STR("shell"), AST_STR("on_call") };
     struct ast_metric_cell *c = ast_metric_cell(AST_METRIC_INVOCATION_DURATION, labels, 2);
-    ast_metric_observe_ns(c, 4000);
+#define I    "\nastrid_capsule_invocation_duration_seconds"
+#define A    "capsule=\"shell\",action=\"on_call\""
+#define Q(q) I "{" A ",quantile=\"" q "\"} "
     ast_metric_observe_ns(c, 300000000000);
     char *text = render();
-#define I                                                                                          \
-    "astrid_capsule_invocation_duration_seconds_bucket{capsule=\"shell\",action=\"on_call\",le="
-    assert_has(text, I "\"0.000005\"} 1\n");
-    assert_has(text, I "\"120\"} 1\n" I "\"300\"} 2\n" I "\"+Inf\"} 2\n");
+    assert_has(text, "# TYPE astrid_capsule_invocation_duration_seconds summary" Q(
+                         "0") "300.000000000" Q("0.5") "300.000000000");
+    free(text);
+    for (uint64_t i = 1; i < 1000; i++) /* 4 us, 8 us, ... 3996 us */
+        ast_metric_observe_ns(c, i * 4000);
+    text = render();
+    assert_has(text, Q("0") "0.000004000\n");
+    assert_has(text,
+               Q("1") "300.000000000" I "_sum{" A "} 301.998000000" I "_count{" A "} 1000\n\n");
+    static const struct {
+        const char *series;
+        double ns;
+    } cases[] = { { Q("0.5"), 2e6 },
+                  { Q("0.9"), 3.6e6 },
+                  { Q("0.95"), 3.8e6 },
+                  { Q("0.99"), 3.96e6 },
+                  { Q("0.999"), 3.996e6 } };
+    for (size_t i = 0; i < AST_ARRAY_LEN(cases); i++) {
+        double got = nanoseconds(text, cases[i].series);
+        if (got < cases[i].ns * 0.875 || got > cases[i].ns * 1.125)
+            fail_msg("%s %f", cases[i].series, got);
+    }
+    free(text);
+    ast_metric_observe_ns(c, 0);
+    ast_metric_observe_ns(c, UINT64_C(1) << 62);
+    text = render();
+    assert_has(text, Q("0") "0.000000000\n");
+    assert_has(text, Q("1") "4611686018.427387904");
     free(text);
 }
 
@@ -320,7 +355,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(c03_52_what_is_there_from_the_start),
         cmocka_unit_test(c03_52_a_histogram_has_the_eleven_buckets_and_inf),
-        cmocka_unit_test(invocation_buckets_reach_from_microseconds_to_the_deadline),
+        cmocka_unit_test(invocations_are_a_summary_of_quantiles_since_the_start),
         cmocka_unit_test(build_info_is_a_gauge_of_one),
         cmocka_unit_test(cells_are_one_per_combination_and_sorted_in_the_text),
         cmocka_unit_test(gauges_go_up_and_down),
