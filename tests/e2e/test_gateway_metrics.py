@@ -138,7 +138,7 @@ class Metrics(Case):
             equal((got_kind, got_help), (kind, text), name)
             for _, have, _ in samples:
                 equal([n for n, _ in have if n not in ("le", "quantile")], labels, name)
-                check([n for n, _ in have][-1] in ("le", "quantile") or not {"le", "quantile"} & {n for n, _ in have}, have)
+                check([n for n, _ in have][-1:] in (["le"], ["quantile"]) or not {"le", "quantile"} & {n for n, _ in have}, have)
         kinds = [kind for kind, _, _ in families.values()]
         order = {"counter": 0, "gauge": 1, "histogram": 2, "summary": 2}
         equal([order[k] for k in kinds], sorted(order[k] for k in kinds), "counters, gauges, then the rest")
