@@ -6,7 +6,6 @@
 #include "gateway/elicit_priv.h"
 #include "gateway/feed_priv.h"
 #include "gateway/gateway_priv.h"
-#include "git_sha.h"
 
 #include <stdlib.h>
 
@@ -70,11 +69,9 @@ static enum ast_rc make_labels(struct ast_gateway *g, struct ast_err *err)
     return AST_OK;
 }
 
-static void count_build(struct ast_gateway *g)
+/* The commit and the compiler are counted by the daemon. */
+static void count_from_the_start(struct ast_gateway *g)
 {
-    const struct ast_str labels[] = { ast_str_c(ast_kernel_version(g->kernel)), AST_STR(GW_GIT_SHA),
-                                      AST_STR(__VERSION__) };
-    ast_metric_set(ast_metric_cell(AST_METRIC_BUILD_INFO, labels, AST_ARRAY_LEN(labels)), 1);
     /* Present at 0 from the start (spec 03 §25.1). */
     g->auth_failures = ast_metric_cell(AST_METRIC_GATEWAY_AUTH_FAILURES, NULL, 0);
     (void)ast_metric_cell(AST_METRIC_GATEWAY_REDEEM_ATTEMPTS, NULL, 0);
@@ -206,7 +203,7 @@ enum ast_rc ast_gateway_start(struct ast_kernel *k, struct ast_gateway **ret, st
     *ret = NULL;
     if (!wanted(path, &g->cfg))
         return AST_OK;
-    count_build(g);
+    count_from_the_start(g);
     enum ast_rc rc = build_state(g, err);
     if (rc)
         return ast_wrap(err, rc, "gateway");

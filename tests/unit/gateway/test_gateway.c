@@ -865,7 +865,6 @@ static void c03_52_to_55_metrics(void **state)
     assert_int_not_equal(failures, UINT64_MAX);
     assert_int_not_equal(sample(m.body, "\nastrid_gateway_redeem_attempts_total "), UINT64_MAX);
     assert_int_not_equal(sample(m.body, "\nastrid_gateway_redeem_rate_limited_total "), UINT64_MAX);
-    assert_contains(m.body, "astrid_build_info{version=\"0.8.0\",git_sha=\"");
 
     AST_AUTO(reply_done) struct reply a = call("GET", "/api/capsules/very-private/env", NULL);
     AST_AUTO(reply_done) struct reply b = call("GET", "/nowhere/very-private", NULL);
