@@ -23,6 +23,12 @@ size_t ast_topic_segment_count(struct ast_str s);
 bool ast_topic_publishable(struct ast_str topic);
 /* What a guest may subscribe to: as above, and '*' only as the whole last segment. */
 bool ast_topic_subscribable(struct ast_str pattern);
+/* The audit feed: who may not read everybody's sees its owner's entries only (spec 04 §7.8). */
+#define AST_TOPIC_AUDIT AST_STR("astrid.v1.audit.entry")
+static inline bool ast_topic_is_audit(struct ast_str topic)
+{
+    return ast_str_eq(topic, AST_TOPIC_AUDIT);
+}
 /* Answers to the questions of an install may hold secrets: only the host function that waits sees them, never a
  * capsule and never a client. */
 static inline bool ast_topic_is_secret(struct ast_str topic)

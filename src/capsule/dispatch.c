@@ -153,6 +153,28 @@ static struct ast_str key_of(struct capsule_dispatch *d, const struct ast_msg *m
     return AST_STR_NONE;
 }
 
+/* Of an audit entry: the handlers whose capsule may read everybody's, and all when it is its owner's (spec 04 §7.8,
+ * README §5 gap 46). */
+static void scope_audit(const struct capsule_dispatch *d, const struct ast_msg *msg,
+                        struct capsule_matches *m)
+{
+    const struct capsule_handler **kept;
+    size_t n = 0;
+
+    if (ast_str_eq(msg->principal, ast_principal_str(&d->owner->owner)))
+        return;
+    kept = malloc(m->n * sizeof(kept[0]));
+    for (size_t i = 0; kept && i < m->n; i++)
+        if (m->v[i]->has_firehose)
+            kept[n++] = m->v[i];
+    if (!kept)
+        m->lost += m->n; /* nobody sees it, and it is told */
+    free(m->many);
+    m->many = kept;
+    m->v = kept;
+    m->n = n;
+}
+
 static void on_event(void *arg, struct ast_msg *msg)
 {
     struct capsule_dispatch *d = arg;
@@ -167,6 +189,8 @@ static void on_event(void *arg, struct ast_msg *msg)
     if (matches.n)
         set = capsule_handlers_ref(d->index);
     pthread_rwlock_unlock(&d->swap);
+    if (matches.n && ast_topic_is_audit(msg->topic))
+        scope_audit(d, msg, &matches);
     if (matches.lost) {
         ast_log_fields(AST_LOG_ERROR, DISPATCH_TARGET, "Out of memory, event misses handlers",
                        AST_F_STR("topic", msg->topic), AST_F_U64("handlers", matches.lost));

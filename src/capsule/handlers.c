@@ -157,6 +157,7 @@ static bool fill(struct capsule_handlers *h, const struct capsule_handler_spec *
             .topic = ast_arena_dup(&h->arena, specs[i].topic),
             .action = ast_arena_dup(&h->arena, specs[i].action),
             .load = specs[i].load,
+            .has_firehose = specs[i].has_firehose,
             .priority = specs[i].priority,
             .duration = ast_metric_cell(AST_METRIC_INVOCATION_DURATION, labels, 2),
         };

@@ -18,6 +18,7 @@ struct capsule_handler {
     struct capsule_seat *seat;
     struct ast_str topic, action; /* owned by the set, like the handler */
     uint64_t load;                /* serial of the load whose manifest it comes from */
+    bool has_firehose;            /* sees everybody's audit entries, else its owner's */
     uint32_t priority;
     uint32_t rank; /* place in (priority, capsule id, topic) order over the whole set */
     struct ast_metric_cell *duration;
@@ -27,6 +28,7 @@ struct capsule_handler_spec {
     struct capsule_seat *seat;
     struct ast_str topic, action; /* borrowed during the call */
     uint64_t load;
+    bool has_firehose;
     uint32_t priority;
 };
 

@@ -209,6 +209,9 @@ static bool find_action(struct mailbox *m)
     m->call.action = h->action;
     if (h->load == m->call.capsule->serial)
         return true;
+    if (ast_topic_is_audit(m->current.msg->topic) && !env->audit_firehose &&
+        !ast_str_eq(m->current.msg->principal, ast_principal_str(&env->owner)))
+        return false; /* the load before it might see everybody's */
     for (size_t i = 0; i < env->binding_count; i++) {
         const struct ast_host_binding *b = &env->bindings[i];
         bool same = ast_str_eq(b->topic, h->topic);

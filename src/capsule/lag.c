@@ -19,6 +19,13 @@ uint64_t lag_due(struct lag *l, int64_t now_ns)
 
 uint64_t lag_add(struct lag *l, int64_t now_ns)
 {
+    struct ast_metric_cell *cell = atomic_load_explicit(&l->cell, memory_order_relaxed);
+    if (!cell) {
+        struct ast_str label = AST_STR("capsule_dispatcher");
+        cell = ast_metric_cell(AST_METRIC_BUS_LAGGED, &label, 1); /* the same for whoever asks */
+        atomic_store_explicit(&l->cell, cell, memory_order_relaxed);
+    }
+    ast_metric_add(cell, 1);
     atomic_fetch_add(&l->pending, 1);
     return lag_due(l, now_ns);
 }
@@ -34,8 +41,11 @@ void lag_publish(struct ast_bus *bus, uint64_t lost)
 
     if (!lost)
         return;
-    ast_log_fields(AST_LOG_WARN, DISPATCH_TARGET, "Event bus lagged, events missed their handlers",
-                   AST_F_U64("lagged_count", lost));
+    const struct ast_log_field fields[] = { AST_F_U64("lagged_count", lost) };
+    if (ast_log_enabled(AST_LOG_WARN, DISPATCH_TARGET))
+        ast_log_write(AST_LOG_WARN, DISPATCH_TARGET, fields, AST_ARRAY_LEN(fields),
+                      "Event bus broadcast channel lagged - %llu messages dropped",
+                      (unsigned long long)lost);
     ast_buf_addf(&body, "{\"dropped\":%llu,\"lagged_count\":%llu,\"topic\":\"*\"}",
                  (unsigned long long)lost, (unsigned long long)lost);
     if (ast_msg_trusted(&spec, AST_PAYLOAD_CUSTOM, ast_buf_view(&body), &msg, &err))

@@ -10,13 +10,15 @@
 #include <stdint.h>
 
 #include "bus/bus.h"
+#include "bus/metrics.h"
 
 #define LAG_NOTICE_NS (10 * INT64_C(1000000000)) /* spec 04 §20 */
 
 /* Zeroed: nothing lost yet. Threads: any. */
 struct lag {
-    atomic_uint_least64_t pending; /* lost and not told */
-    atomic_int_least64_t next_ns;  /* no notice before */
+    atomic_uint_least64_t pending;          /* lost and not told */
+    atomic_int_least64_t next_ns;           /* no notice before */
+    _Atomic(struct ast_metric_cell *) cell; /* NULL: nothing counted yet */
 };
 
 /* One event more is lost. Returns how many a notice has to tell of now; 0: no notice. */

@@ -45,6 +45,7 @@ static enum ast_rc index_rebuild(struct ast_capsules *r, struct ast_err *err)
                                           .topic = c->env.bindings[k].topic,
                                           .action = c->env.bindings[k].action,
                                           .load = c->serial,
+                                          .has_firehose = c->env.audit_firehose,
                                           .priority = c->env.bindings[k].priority,
                                       });
     }

@@ -15,8 +15,6 @@
 
 #include "base/banned.h"
 
-#define AUDIT_TOPIC AST_STR("astrid.v1.audit.entry")
-
 static const char subscribe_fn[] = "astrid:ipc/host.subscribe";
 static const char poll_fn[] = "astrid:ipc/host.subscription.poll";
 static const char recv_fn[] = "astrid:ipc/host.subscription.recv";
@@ -103,7 +101,7 @@ static bool may_subscribe(const struct ast_host_env *env, struct ast_str pattern
  * everybody's. The scope is the whole subscription's. */
 static bool is_scoped(const struct ast_host_env *env, struct ast_str pattern)
 {
-    if (!ast_topic_match_subtree(pattern, AUDIT_TOPIC))
+    if (!ast_topic_match_subtree(pattern, AST_TOPIC_AUDIT))
         return false;
     ast_log_fields(
         AST_LOG_INFO, IPC_AUDIT,

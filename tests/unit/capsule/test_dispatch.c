@@ -141,9 +141,46 @@ static void c04_30_sixty_four_wait_one_runs_the_next_is_dropped_and_order_holds(
     rig_close(&r);
 }
 
+#define AUDIT "astrid.v1.audit.entry"
+
+/* What its handler saw of {alice's entry, the owner's entry}, in this order. */
+static void audit_seen(bool is_bare, const char *rest, size_t calls, const char *first)
+{
+    const struct rig_options opt = { .bare = is_bare };
+    struct rig r;
+    rig_open(&r, &opt);
+    rig_install(&r, "watch", rest, RIG_HANDLER);
+    rig_load(&r, "watch");
+    rig_publish(&r, AUDIT, "alice", "{\"of\":\"alice\"}");
+    rig_publish(&r, AUDIT, "", "{\"of\":\"nobody\"}");
+    rig_publish(&r, AUDIT, "default", "{\"of\":\"default\"}");
+    (void)rig_await(&r, "t.out.see", calls - 1);
+    assert_str(rig_await(&r, "t.out.see", 0)->body, first);
+    ast_capsules_drain(r.capsules, 10000);
+    assert_int_equal(rig_count(&r, "t.out.see"), calls);
+    rig_close(&r);
+}
+
+static void c04_26_handlers_see_the_audit_entries_their_owner_may_read(void **state)
+{
+    static const char guarded[] =
+        "[subscribe]\n\"" AUDIT "\" = { wit = \"opaque\", handler = \"see\", priority = 1 }\n"
+        "\"astrid.v1.*.entry\" = { wit = \"opaque\", handler = \"see\" }\n"
+        "\"t.gate\" = \"opaque\"\n";
+    /* The owner is no more than an agent: its own. */
+    audit_seen(true, RIG_ON(AUDIT, "see"), 1, "{\"of\":\"default\"}");
+    audit_seen(true, RIG_ON("astrid.v1.audit.*", "see"), 1, "{\"of\":\"default\"}");
+    audit_seen(true, guarded, 2, "{\"of\":\"default\"}"); /* a chain */
+    /* An administrator holds audit:read_all: everybody's. */
+    audit_seen(false, RIG_ON(AUDIT, "see"), 3, "{\"of\":\"alice\"}");
+}
+
 static void c04_29_lost_events_are_told_once_in_ten_seconds_and_none_is_forgotten(void **state)
 {
     static const char topic[] = "astrid.v1.event_bus.lagged";
+    const struct ast_str dispatcher = AST_STR("capsule_dispatcher");
+    const struct ast_metric_cell *lagged = ast_metric_cell(AST_METRIC_BUS_LAGGED, &dispatcher, 1);
+    uint64_t before = ast_metric_value(lagged);
     struct rig r;
     rig_open(&r, NULL);
     rig_install(&r, "narrow", RIG_ON("t.in", "wait"), RIG_HANDLER);
@@ -154,6 +191,7 @@ static void c04_29_lost_events_are_told_once_in_ten_seconds_and_none_is_forgotte
         rig_publish(&r, "t.in", "alice", "{}");
     assert_str(rig_await(&r, topic, 0)->body, "{\"dropped\":1,\"lagged_count\":1,\"topic\":\"*\"}");
     assert_int_equal(rig_await(&r, topic, 0)->principal.n, 0);
+    assert_int_equal(ast_metric_value(lagged) - before, 4);
     ast_capsules_trim(r.capsules, ast_mono_ns()); /* too early */
     assert_int_equal(rig_count(&r, topic), 1);
     ast_capsules_trim(r.capsules, ast_mono_ns() + 11 * AST_NS_PER_SEC);
@@ -574,6 +612,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(c04_02_a_wildcard_handler_fires_for_one_segment_only),
+        cmocka_unit_test(c04_26_handlers_see_the_audit_entries_their_owner_may_read),
         cmocka_unit_test(two_matching_keys_of_one_capsule_are_two_calls),
         cmocka_unit_test(c04_39_a_lifecycle_event_reaches_its_handler_as_default_without_caller),
         cmocka_unit_test(c04_38_the_payload_is_the_bare_object),
