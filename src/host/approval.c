@@ -96,6 +96,22 @@ static void note(const struct ast_host_call *call, const struct request *r, cons
                    AST_F_STR("resource", r->resource), AST_F_STR("request", r->question.id_str));
 }
 
+static void record(const struct ast_host_call *call, const struct request *r,
+                   enum ast_host_approval_step step, struct ast_str detail)
+{
+    const struct ast_host *host = call->env->host;
+    const struct ast_host_approval what = {
+        .step = step,
+        .principal = ast_principal_str(&call->invoking),
+        .capsule = call->env->capsule_id,
+        .action = r->action,
+        .resource = r->resource,
+        .detail = detail,
+    };
+    if (host->on_approval)
+        host->on_approval(host->on_approval_arg, &what);
+}
+
 /* {"request_id":..} and one or more members of the kind's own (spec 04 §3.2). */
 static void publish_event(const struct ast_host_call *call, enum ast_event_kind kind,
                           const struct request *r, struct ast_str members)
@@ -127,6 +143,7 @@ static void say_requested(const struct ast_host_call *call, const struct request
     ast_buf_add_lit(&more, ",\"description\":");
     ast_json_quote(reason, &more);
     publish_event(call, AST_EVENT_approval_requested, r, ast_buf_view(&more));
+    record(call, r, AST_HOST_APPROVAL_REQUESTED, AST_STR_NONE);
     note(call, r, "approval requested");
 }
 
@@ -203,10 +220,16 @@ static int decide(struct ast_abi *a, struct request *r, const struct ast_json *a
         bool is_once = ret->decision == AST_APPROVAL_APPROVAL_DECISION_APPROVED;
         say_member(call, AST_EVENT_approval_granted, r, "duration",
                    is_once ? AST_STR_NONE : ast_str_c(d->duration));
+        record(call, r, AST_HOST_APPROVAL_GRANTED,
+               is_once ? AST_STR("once") : ast_str_c(d->duration));
     } else {
         struct ast_str why = ast_json_str_or(answer, AST_STR("reason"), AST_STR_NONE);
         ret->decision = AST_APPROVAL_APPROVAL_DECISION_DENIED;
-        say_member(call, AST_EVENT_approval_denied, r, "reason", ast_str_first(why, REASON_MAX));
+        why = ast_str_first(why, REASON_MAX);
+        while (!ast_str_is_utf8(why)) /* a character was cut */
+            why.n--;
+        say_member(call, AST_EVENT_approval_denied, r, "reason", why);
+        record(call, r, AST_HOST_APPROVAL_DENIED, why);
     }
     return AST_ABI_OK;
 }
@@ -237,6 +260,7 @@ int ast_approval_request_approval(struct ast_abi *a,
     if (r.is_whole && host_allowance_covers(a, r.allowances, ast_principal_str(&call->invoking),
                                             call->env->workspace, r.resource)) {
         note(call, &r, "approval covered by an allowance");
+        record(call, &r, AST_HOST_APPROVAL_COVERED, AST_STR_NONE);
         ret->decision = AST_APPROVAL_APPROVAL_DECISION_ALLOWANCE;
         return AST_ABI_OK;
     }
@@ -245,6 +269,7 @@ int ast_approval_request_approval(struct ast_abi *a,
     int result = AST_ABI_OK;
     if (rc == AST_E_TIMEOUT || rc == AST_E_CANCELLED) {
         say_member(call, AST_EVENT_approval_denied, &r, "reason", ast_str_c(ast_rc_text(rc)));
+        record(call, &r, AST_HOST_APPROVAL_DENIED, ast_str_c(ast_rc_text(rc)));
         result = fail(reterr, AST_APPROVAL_ERROR_TIMEOUT); /* the contract has no word for unload */
     } else if (rc) {
         result = fail_text(a, reterr, err.msg);

@@ -19,6 +19,18 @@
 #include "store/store.h"
 #include "wasm/sched.h"
 
+/* An approval as the audit log keeps it (spec 09 §11). Views are borrowed for the call. */
+enum ast_host_approval_step {
+    AST_HOST_APPROVAL_REQUESTED,
+    AST_HOST_APPROVAL_GRANTED, /* detail: "once", "session" or "always" */
+    AST_HOST_APPROVAL_DENIED,  /* detail: why; may be empty */
+    AST_HOST_APPROVAL_COVERED, /* by an allowance: nobody was asked */
+};
+struct ast_host_approval {
+    enum ast_host_approval_step step;
+    struct ast_str principal, capsule, action, resource, detail;
+};
+
 /* Process-wide services. Immutable after boot; the pointed-to objects are thread-safe. */
 struct ast_host {
     const struct ast_home *home;
@@ -39,6 +51,9 @@ struct ast_host {
     /* Whether somebody is attached who could answer a question; NULL: assume so. */
     bool (*has_listener)(void *arg);
     void *has_listener_arg;
+    /* Whoever keeps a record; must not block. Any thread. NULL: nobody. */
+    void (*on_approval)(void *arg, const struct ast_host_approval *what);
+    void *on_approval_arg;
     unsigned recv_max_ms; /* the longest a guest's recv waits, for tests; 0: AST_RECV_MAX_MS */
 };
 

@@ -451,6 +451,7 @@ void kernel_audit_stop(struct ast_kernel *k)
     kernel_loader_stop(&k->answers);
     if (ka && k->audit && ka->is_walking)
         write_anchors(ka);
+    kernel_approvals_close(k);
     ast_audit_close(k->audit);
     k->audit = NULL;
     if (ka)

@@ -152,6 +152,7 @@ static enum ast_rc open_capsules(struct ast_kernel *k, const struct ast_kernel_c
         .has_listener = has_listener,
         .has_listener_arg = k,
     };
+    kernel_approvals_open(k);
     struct ast_capsules_config c = {
         .host = &k->host,
         .engine = k->engine,
@@ -380,6 +381,7 @@ void ast_kernel_free(struct ast_kernel *k)
     kernel_monitors_stop(k->monitors);
     ast_capsules_free(k->capsules);
     ast_sched_free(k->sched);
+    kernel_approvals_done(k);
     ast_engine_free(k->engine);
     ast_bus_free(k->bus);
     ast_policy_close(k->policy);

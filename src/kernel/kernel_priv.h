@@ -147,10 +147,25 @@ enum ast_rc kernel_identity_bootstrap(struct ast_store *store, const struct ast_
 enum ast_rc kernel_audit_open(struct ast_kernel *k, struct ast_err *err);
 enum ast_rc kernel_audit_start(struct ast_kernel *k, struct ast_err *err);
 void kernel_audit_stop(struct ast_kernel *k);
+/* What capsules ask people for goes to the log. Open: when k->host is filled. Close: before the log goes; any thread may
+ * still ask. Done: when no call is left. */
+void kernel_approvals_open(struct ast_kernel *k);
+void kernel_approvals_close(struct ast_kernel *k);
+void kernel_approvals_done(struct ast_kernel *k);
 
 /* Publishes guest bytes on a topic as the kernel; a failure is logged. */
 void kernel_publish(struct ast_kernel *k, struct ast_str topic, enum ast_payload_kind kind,
                     struct ast_str body, const struct ast_uuid *source, const char *origin);
+
+/* Rows of approvals (audit_approvals.c). Threads: any. */
+struct kernel_approvals {
+    bool is_open;
+    pthread_rwlock_t gate;
+    bool is_closed; /* under `gate`: no more rows */
+    struct ast_lock lock;
+    int64_t window_ns AST_GUARDED_BY(lock);
+    uint64_t used AST_GUARDED_BY(lock); /* allowances, in this window */
+};
 
 struct ast_kernel {
     const struct ast_home *home;
@@ -175,7 +190,8 @@ struct ast_kernel {
     struct ast_audit *audit;
     struct kernel_audit *audit_life; /* owned; audit.c */
     bool audit_fail_closed;          /* immutable after boot */
-    struct kernel_loader answers;    /* what waits for its audit row is answered here */
+    struct kernel_approvals approvals;
+    struct kernel_loader answers; /* what waits for its audit row is answered here */
     struct kernel_loader loader;
     struct kernel_turns
         admin; /* the write lock of policy: its changes run here, one after another */

@@ -89,6 +89,33 @@ class Asking(Case):
         equal(self._decide(third, "git push|git push again", "alice", "deny"), "denied stop")
         third.close()
 
+    def requests_answers_and_uses_are_in_the_audit_log(self):
+        c = self.d.client()
+        equal(self._decide(c, "tar x|tar x y", "alice", "approve"), "once go")
+        equal(self._decide(c, "tar x|tar x y", "alice", "no"), "denied stop")
+        equal(self._decide(c, "tar x|tar x y", "alice", "approve_session"), "session go")
+        self._ask(c, "tar x|tar x z", "alice")
+        equal(self._said(c), "allowance go")
+        c.close()
+        done = self.d.cli("audit", "export")
+        equal(done.returncode, 0, done.stderr)
+        rows = [json.loads(line) for line in done.stdout.splitlines()]
+        rows = [r for r in rows if r.get("action", {}).get("action", r.get("action", {}).get("action_type")) == "tar x"]
+        check(all(r["principal"] == "alice" for r in rows), rows)
+        for r in rows:  # how it is signed, not what it says
+            del r["action"]["form"], r["action"]["outcome_hash"]
+        asked = ({"type": "approval_requested", "action_type": "tar x", "resource": "tar x y"}, "not_required", "success")
+        granted = lambda resource, scope: {"type": "approval_granted", "action": "tar x", "resource": resource, "scope": scope}
+        equal([(r["action"], r["authorization"]["type"], r["outcome"]["status"]) for r in rows],
+              [asked, (granted("tar x y", "once"), "user_approval", "success"),
+               asked, ({"type": "approval_denied", "action": "tar x", "reason": None}, "denied", "failure"),
+               asked, (granted("tar x y", "session"), "user_approval", "success"),
+               (granted("tar x z", "once"), "not_required", "success")])
+        equal(rows[-1]["authorization"]["reason"], "covered by allowance")
+        equal(rows[0]["authorization"]["reason"], "asked by capsule 'asking'")
+        done = self.d.cli("audit", "verify")
+        equal(done.returncode, 0, done.stdout + done.stderr)
+
     def the_wrong_people_are_not_heard(self):
         c, b = self.d.client(), self.d.client()
         self._ask(c, "a|a", "alice")
