@@ -8,141 +8,192 @@
 
 #include "audit/audit_priv.h"
 #include "base/codec.h"
-#include "base/fs.h"
 #include "base/time.h"
 
 #include "base/banned.h"
 
-#define CHAINS_MAX   4096u /* kept in memory; idle ones are forgotten beyond it */
-#define BATCH_ROWS   4096u
-#define BATCH_BYTES  (16u * 1024 * 1024)
-#define SLEW_NS      AST_NS_PER_SEC /* a clock that goes back less than this stands still instead */
-#define ENVELOPE_MAX 1024u          /* all of a row's text but action, authorization and outcome */
+#define CHAINS_MAX    4096u /* kept in memory; idle ones are forgotten beyond it */
+#define BATCH_ROWS    4096u
+#define BATCH_BYTES   (16u * 1024 * 1024)
+#define WAITING_ROWS  16384u /* refused beyond; half of it makes ast_audit_flow() wait */
+#define WAITING_BYTES (64u * 1024 * 1024)
+#define SLEW_NS       AST_NS_PER_SEC /* a clock that goes back less than this stands still instead */
+#define ENVELOPE_MAX  1024u          /* all of a row's JSON but action, authorization and outcome */
+#define USUAL_BYTES   768u           /* most rows fit */
+#define FIRST_TIME_AT 16u            /* in what is signed */
 
-/* Owner: the appender until it is signed, then whoever has it in its list. */
-struct audit_row {
-    struct audit_row *next;
-    struct audit_chain *chain;
-    struct ast_audit_entry entry; /* views into `bytes` and `outcome` */
-    uint64_t seq, count, life;
-    uint8_t hash[AST_BLAKE3_BYTES];
-    bool is_signed, opens_era, has_intent;
-    size_t time_at, seal_at, previous_at; /* what the place decides, in `bytes` */
-    struct ast_buf bytes;                 /* what is signed */
-    struct ast_buf outcome, text;
-    struct audit_key method_list, both_list, chain_list;
-    struct ast_uuid intent;
-    ast_audit_done_fn *done;
-    void *arg;
-};
-
-static void row_free(struct audit_row *r)
+void audit_row_free(struct audit_row *r)
 {
     if (!r)
         return;
     ast_buf_done(&r->bytes);
-    ast_buf_done(&r->outcome);
-    ast_buf_done(&r->text);
     free(r);
 }
-AST_DEFINE_AUTO(struct audit_row, row_free)
 
 /* ---- preparing: all that can fail happens before the row has a place ---- */
 
-/* What a row is made of: compact texts of form 1. */
-struct parts {
-    struct ast_str principal, action, authorization, outcome_text;
-    bool is_failure;
+/* What a row is made of: a draft, or the texts of one that an earlier life had. */
+struct source {
+    const struct ast_audit_draft *draft; /* NULL: `parts` */
+    const struct audit_parts *parts;
 };
 
-/* The lists the row will be in; also proves that the stored row can be read again at its depth. */
-static enum ast_rc file_row(struct audit_row *r, const struct ast_audit *a, struct ast_str action,
-                            struct ast_err *err)
+static struct ast_str principal_of(const struct source *s)
+{
+    return s->draft ? s->draft->principal : s->parts->principal;
+}
+
+static enum ast_rc write_action(const struct source *s, struct ast_buf *out, struct ast_err *err)
+{
+    if (s->draft)
+        return ast_audit_object_write(ast_audit_action_shape(s->draft->action),
+                                      s->draft->action_values, out, err);
+    (void)ast_buf_add(out, s->parts->action);
+    return ast_buf_check(out, "audit entry", err);
+}
+
+static enum ast_rc write_proof(const struct source *s, struct ast_buf *out, struct ast_err *err)
+{
+    if (s->draft)
+        return ast_audit_object_write(ast_audit_proof_shape(s->draft->proof),
+                                      s->draft->proof_values, out, err);
+    (void)ast_buf_add(out, s->parts->authorization);
+    return ast_buf_check(out, "audit entry", err);
+}
+
+/* Whether the texts must be read again to know that the stored row can be, and what they say. */
+static bool is_foreign(const struct source *s)
+{
+    return !s->draft || (s->draft->action == AST_AUDIT_ACTION_admin_request &&
+                         s->draft->action_values[3].text.p);
+}
+
+/* Appends the method. Foreign JSON proves here that the row around it is not too deep to be read. */
+static enum ast_rc write_method(struct audit_row *r, const struct source *s, struct ast_str action,
+                                struct ast_err *err)
 {
     AST_AUTO(ast_buf_done) struct ast_buf nested = AST_BUF_INIT(AST_AUDIT_MAX_ENTRY + 2);
     AST_AUTO(ast_json_free) struct ast_json_doc *doc = NULL;
-    struct ast_str principal = ast_principal_str(&r->entry.principal);
-    const struct ast_json *root = NULL;
-    struct ast_str key;
+    size_t before = r->bytes.n;
 
-    (void)ast_buf_add_byte(&nested, '[');
-    (void)ast_buf_add(&nested, action);
-    (void)ast_buf_add_byte(&nested, ']');
-    enum ast_rc rc = ast_buf_check(&nested, "audit entry", err);
-    if (!rc)
-        rc = ast_json_parse(ast_buf_view(&nested), &doc, err);
-    if (rc)
-        return rc;
-    struct ast_json_iter it = AST_JSON_ITER(ast_json_root(doc));
-    (void)ast_json_next(&it, &key, &root); /* the one element */
-    struct ast_str method = audit_method_of(root);
-    audit_key_list(&r->chain_list, &a->session, &principal, AST_STR_NONE);
-    audit_key_list(&r->method_list, &a->session, NULL, method);
-    audit_key_list(&r->both_list, &a->session, &principal, method.n ? method : AST_STR("?"));
-    return AST_OK;
+    if (is_foreign(s)) {
+        const struct ast_json *root = NULL;
+        struct ast_str key;
+        (void)ast_buf_add_byte(&nested, '[');
+        (void)ast_buf_add(&nested, action);
+        (void)ast_buf_add_byte(&nested, ']');
+        enum ast_rc rc = ast_buf_check(&nested, "audit entry", err);
+        if (!rc)
+            rc = ast_json_parse(ast_buf_view(&nested), &doc, err);
+        if (rc)
+            return rc;
+        struct ast_json_iter it = AST_JSON_ITER(ast_json_root(doc));
+        (void)ast_json_next(&it, &key, &root); /* the one element */
+        (void)ast_buf_add(&r->bytes, audit_method_of(root));
+    } else if (s->draft->action == AST_AUDIT_ACTION_admin_request) {
+        (void)ast_buf_add(&r->bytes, s->draft->action_values[0].text);
+    } else {
+        (void)ast_buf_add(&r->bytes, ast_audit_action_shape(s->draft->action)->type);
+    }
+    r->method_n = r->bytes.n - before;
+    return ast_buf_check(&r->bytes, "audit entry", err);
 }
 
-/* The action of form 2: its hash is filled in with the place. */
-static enum ast_rc write_signed(struct audit_row *r, const struct parts *p, struct ast_err *err)
+/* Up to the action; id, time and previous hash are filled in with the place. */
+static void write_front(struct audit_row *r, const struct ast_audit *a)
 {
-    AST_AUTO(ast_buf_done) struct ast_buf action = AST_BUF_INIT(AST_AUDIT_MAX_ENTRY);
-    static const char seal[] = ",\"form\":2,\"outcome_hash\":\"";
-    char blank[AST_BLAKE3_HEX];
+    static const char zeros[AUDIT_RECORD_HEAD + 16 + 8];
+    uint8_t length[5] = { 0xff, r->principal.n };
 
+    (void)ast_buf_add(&r->bytes, ast_str_n(zeros, sizeof zeros));
+    (void)ast_buf_add(&r->bytes, ast_str_n(a->session.b, sizeof a->session.b));
+    if (r->principal.n) {
+        (void)ast_buf_add(&r->bytes, ast_str_n(length, sizeof length));
+        (void)ast_buf_add(&r->bytes, ast_principal_str(&r->principal));
+    } else {
+        (void)ast_buf_add_byte(&r->bytes, 0);
+    }
+}
+
+/* Ends the action as form 2 does; its hash is filled in with the place. */
+static void write_seal(struct audit_row *r)
+{
+    char blank[AST_BLAKE3_HEX - 1];
     memset(blank, '0', sizeof blank);
-    (void)ast_buf_add(&action, ast_str_first(p->action, p->action.n - 1));
-    (void)ast_buf_add(&action, ast_str_c(seal));
-    size_t seal_in_action = action.n;
-    (void)ast_buf_add(&action, ast_str_n(blank, AST_BLAKE3_HEX - 1));
-    (void)ast_buf_add_lit(&action, "\"}");
-    r->entry.action = ast_buf_view(&action);
-    r->entry.authorization = p->authorization;
-    enum ast_rc rc = ast_buf_check(&action, "audit entry", err);
-    if (!rc)
-        rc = ast_audit_entry_signed(&r->entry, &r->bytes, err);
+    r->bytes.n--; /* the brace */
+    (void)ast_buf_add_lit(&r->bytes, ",\"form\":2,\"outcome_hash\":\"");
+    r->seal_at = r->bytes.n;
+    (void)ast_buf_add(&r->bytes, ast_str_n(blank, sizeof blank));
+    (void)ast_buf_add_lit(&r->bytes, "\"}");
+}
+
+static enum ast_rc write_row(struct audit_row *r, const struct ast_audit *a, const struct source *s,
+                             struct ast_err *err)
+{
+    struct ast_buf *b = &r->bytes;
+    bool is_failure = s->draft ? s->draft->is_failure : s->parts->is_failure;
+    struct ast_str outcome = s->draft ? s->draft->outcome : s->parts->outcome_text;
+
+    write_front(r, a);
+    size_t action_at = b->n;
+    enum ast_rc rc = write_action(s, b, err);
     if (rc)
         return rc;
-    size_t head = 16 + 8 + 16 + 1 + (r->entry.principal.n ? 4u + r->entry.principal.n : 0u);
-    r->time_at = 16;
-    r->seal_at = head + seal_in_action;
-    r->previous_at = r->bytes.n - AST_KEY_PUBLIC_BYTES - AST_BLAKE3_BYTES;
-    /* From now on the texts are those in `bytes`. */
-    r->entry.action = ast_str_n(r->bytes.p + head, action.n);
-    r->entry.authorization = ast_str_n(r->bytes.p + head + action.n, p->authorization.n);
+    write_seal(r);
+    size_t proof_at = b->n;
+    rc = write_proof(s, b, err);
+    if (rc)
+        return rc;
+    uint32_t proof_n = (uint32_t)(b->n - proof_at);
+    (void)ast_buf_add_byte(b, is_failure ? 0 : 1);
+    (void)ast_buf_add(b, ast_str_n(r->previous, sizeof r->previous));
+    (void)ast_buf_add(b, ast_str_n(a->key->public_key, AST_KEY_PUBLIC_BYTES));
+    r->signed_n = b->n - AUDIT_RECORD_HEAD;
+    rc = ast_audit_outcome_write(is_failure, outcome, b, err);
+    if (rc)
+        return rc;
+    r->outcome_n = b->n - AUDIT_RECORD_HEAD - r->signed_n;
+    if (b->n > AST_AUDIT_MAX_ENTRY - ENVELOPE_MAX)
+        return ast_fail(err, AST_E_TOO_LARGE, "audit entry: longer than %u bytes",
+                        AST_AUDIT_MAX_ENTRY - ENVELOPE_MAX);
+    rc = write_method(r, s, ast_str_n(b->p + action_at, proof_at - action_at), err);
+    if (rc)
+        return rc;
+    uint8_t *head = (uint8_t *)b->p;
+    audit_put_le32(head, (uint32_t)(AUDIT_RECORD_HEAD - 4 + r->signed_n - AST_KEY_PUBLIC_BYTES +
+                                    r->outcome_n));
+    audit_put_le32(head + AUDIT_AT_OUTCOME, (uint32_t)r->outcome_n);
+    audit_put_le32(head + AUDIT_AT_AUTHORIZATION, proof_n);
     return AST_OK;
 }
 
-static enum ast_rc prepare(const struct ast_audit *a, const struct parts *p, struct audit_row **ret,
-                           struct ast_err *err)
+static enum ast_rc prepare(const struct ast_audit *a, const struct source *s,
+                           struct audit_row **ret, struct ast_err *err)
 {
-    AST_AUTO(row_free) struct audit_row *r = calloc(1, sizeof *r);
+    AST_AUTO(audit_row_free) struct audit_row *r = calloc(1, sizeof *r);
     if (!r)
         return ast_fail(err, AST_E_NO_MEMORY, "audit entry");
-    r->bytes.max = r->outcome.max = r->text.max = AST_AUDIT_MAX_ENTRY;
-    r->entry.id = ast_uuid_v4();
-    r->entry.session = a->session;
-    r->entry.is_success = !p->is_failure;
-    memcpy(r->entry.key, a->key->public_key, sizeof r->entry.key);
+    r->bytes.max = AST_AUDIT_MAX_ENTRY;
+    (void)ast_buf_reserve(&r->bytes, USUAL_BYTES);
+    audit_id_make(&a->session, &r->id, &r->id_mask);
+    struct ast_str principal = principal_of(s);
     enum ast_rc rc = AST_OK;
-    if (p->principal.n)
-        rc = ast_principal_parse(p->principal, &r->entry.principal, err);
+    if (principal.n)
+        rc = ast_principal_parse(principal, &r->principal, err);
     if (!rc)
-        rc = ast_audit_outcome_write(p->is_failure, p->outcome_text, &r->outcome, err);
-    if (!rc)
-        rc = file_row(r, a, p->action, err);
-    if (!rc)
-        rc = write_signed(r, p, err);
-    if (rc)
-        return rc;
-    r->entry.outcome = ast_buf_view(&r->outcome);
-    (void)ast_buf_reserve(&r->text, r->bytes.n + r->outcome.n + ENVELOPE_MAX);
-    rc = ast_buf_check(&r->text, "audit entry", err);
+        rc = write_row(r, a, s, err);
     if (!rc)
         *ret = ast_steal(&r);
     return rc;
 }
 
 /* ---- chains in memory ---- */
+
+static void chain_free(struct audit_chain *c)
+{
+    audit_lists_free(c->lists);
+    free(c);
+}
 
 static struct ast_str chain_key(const struct ast_principal *p)
 {
@@ -160,7 +211,7 @@ static void forget_idle(struct ast_audit *a) AST_REQUIRES(a->lock)
         if (c->waiting)
             continue;
         (void)ast_map_remove(&a->chains, key);
-        free(c);
+        chain_free(c);
     }
     a->evictions++;
 }
@@ -214,15 +265,19 @@ static enum ast_rc chain_lock(struct ast_audit *a, const struct ast_principal *p
 static void put_place(struct audit_row *r, const struct ast_audit_head *previous)
 {
     char seal[AST_BLAKE3_HEX];
-    uint64_t secs = (uint64_t)(r->entry.time_ns / AST_NS_PER_SEC); /* never before 1970 */
+    uint8_t *head = (uint8_t *)r->bytes.p, *text = head + AUDIT_RECORD_HEAD;
 
-    for (unsigned i = 0; i < 8; i++)
-        r->bytes.p[r->time_at + i] = (char)(uint8_t)(secs >> (8 * i));
-    ast_audit_outcome_hash(r->entry.time_ns, r->entry.outcome, seal);
+    audit_put_le64(head + AUDIT_AT_SEQ, r->seq);
+    audit_put_le64(head + AUDIT_AT_TIME, (uint64_t)r->time_ns); /* never before 1970 */
+    audit_id_seal(r->id_mask, r->seq, r->id.b);
+    memcpy(text, r->id.b, sizeof r->id.b);
+    audit_put_le64(text + FIRST_TIME_AT, (uint64_t)(r->time_ns / AST_NS_PER_SEC));
+    ast_audit_outcome_hash(r->time_ns, audit_row_outcome(r), seal);
     memcpy(r->bytes.p + r->seal_at, seal, AST_BLAKE3_HEX - 1);
-    memcpy(r->entry.previous, previous->hash, sizeof r->entry.previous);
-    memcpy(r->bytes.p + r->previous_at, previous->hash, sizeof previous->hash);
-    ast_blake3(ast_buf_view(&r->bytes), r->hash);
+    memcpy(r->previous, previous->hash, sizeof r->previous);
+    memcpy(text + r->signed_n - AST_KEY_PUBLIC_BYTES - AST_BLAKE3_BYTES, previous->hash,
+           sizeof previous->hash);
+    ast_blake3(audit_row_signed(r), r->hash);
 }
 
 /* Rows of one era have times that never fall, so that a time is found by bisection. */
@@ -234,23 +289,29 @@ static void set_time(struct ast_audit *a, struct audit_row *r) AST_REQUIRES(a->l
         now = a->last_ns;
     r->opens_era = now < a->last_ns || a->is_era_due;
     a->is_era_due = false;
-    a->last_ns = r->entry.time_ns = now;
+    a->last_ns = r->time_ns = now;
 }
 
 static enum ast_rc place(struct ast_audit *a, struct audit_row *r, struct ast_err *err)
 {
-    enum ast_rc rc = chain_lock(a, &r->entry.principal, &r->chain, err);
+    enum ast_rc rc = chain_lock(a, &r->principal, &r->chain, err);
     if (rc)
         return rc;
     struct audit_chain *c = r->chain;
+    if (a->waiting_rows >= WAITING_ROWS || a->waiting_bytes >= WAITING_BYTES) {
+        ast_unlock(&a->lock);
+        return ast_fail(err, AST_E_BUSY, "audit: too many entries wait for the disk");
+    }
     set_time(a, r);
-    put_place(r, &c->head);
     r->seq = a->next_seq++;
+    put_place(r, &c->head);
     r->life = a->life;
     r->count = c->head.count + 1;
-    c->head = (struct ast_audit_head){ .seq = r->seq, .count = r->count, .id = r->entry.id };
+    c->head = (struct ast_audit_head){ .seq = r->seq, .count = r->count, .id = r->id };
     memcpy(c->head.hash, r->hash, sizeof r->hash);
     c->waiting++;
+    a->waiting_rows++;
+    a->waiting_bytes += r->bytes.n;
     *a->last = r;
     a->last = &r->next;
     ast_unlock(&a->lock);
@@ -269,7 +330,7 @@ static struct audit_row *take_batch(struct ast_audit *a) AST_REQUIRES(a->lock)
         return NULL;
     while (*end && (*end)->is_signed && rows < BATCH_ROWS && bytes < BATCH_BYTES) {
         rows++;
-        bytes += (*end)->text.n;
+        bytes += (*end)->bytes.n;
         end = &(*end)->next;
     }
     if (!rows)
@@ -290,108 +351,6 @@ static void send_batch(struct ast_audit *a, struct audit_row *batch)
     ast_store_submit(a->store, &a->op);
 }
 
-static enum ast_rc put_row(struct ast_store_txn *txn, const struct audit_row *r,
-                           struct ast_err *err)
-{
-    const struct audit_key *lists[] = { &r->chain_list, &r->method_list, &r->both_list };
-    struct audit_key key;
-    char id[AST_UUID_TEXT], time[24];
-
-    audit_key_log(&key, &r->entry.session, r->seq);
-    enum ast_rc rc =
-        ast_store_txn_put(txn, AUDIT_NS_LOG, audit_key_str(&key), ast_buf_view(&r->text), err);
-    if (!rc)
-        rc = ast_store_txn_put(txn, AUDIT_NS_IDS, ast_uuid_format(&r->entry.id, id),
-                               audit_key_str(&key), err);
-    if (!rc && r->opens_era) {
-        int n = snprintf(time, sizeof time, "%lld", (long long)r->entry.time_ns);
-        rc = ast_store_txn_put(txn, AUDIT_NS_ERAS, audit_key_str(&key), ast_str_n(time, (size_t)n),
-                               err);
-    }
-    for (size_t i = 0; i < AST_ARRAY_LEN(lists) && !rc; i++) {
-        key = *lists[i];
-        audit_key_add_seq(&key, r->seq);
-        rc = ast_store_txn_put(txn, AUDIT_NS_INDEX, audit_key_str(&key), AST_STR_NONE, err);
-    }
-    if (!rc && r->has_intent)
-        rc =
-            ast_store_txn_delete(txn, AUDIT_NS_INTENTS, ast_uuid_format(&r->intent, id), NULL, err);
-    return rc;
-}
-
-/* The stored end of the chain must be what the row links to: whatever else goes wrong, no chain forks. */
-static enum ast_rc check_link(struct ast_store_txn *txn, const struct audit_row *r,
-                              struct ast_err *err)
-{
-    struct ast_audit_head stored = { 0 };
-    struct audit_key key;
-    struct ast_str text;
-
-    audit_key_chain(&key, &r->entry.session, ast_principal_str(&r->entry.principal));
-    if (ast_store_txn_get(txn, AUDIT_NS_HEADS, audit_key_str(&key), &text) &&
-        !audit_head_read(text, &stored))
-        return ast_fail(err, AST_E_CORRUPT, "audit: unreadable head of chain " AST_STR_FMT,
-                        AST_STR_ARG(audit_key_str(&key)));
-    if (memcmp(stored.hash, r->entry.previous, sizeof stored.hash) != 0)
-        return ast_fail(err, AST_E_CONFLICT,
-                        "audit: chain " AST_STR_FMT " was changed from outside",
-                        AST_STR_ARG(audit_key_str(&key)));
-    return AST_OK;
-}
-
-static enum ast_rc put_head(struct ast_store_txn *txn, const struct audit_row *r,
-                            struct ast_err *err)
-{
-    struct ast_audit_head head = { .seq = r->seq, .count = r->count, .id = r->entry.id };
-    char text[AUDIT_HEAD_TEXT];
-    struct audit_key key;
-
-    memcpy(head.hash, r->hash, sizeof head.hash);
-    audit_key_chain(&key, &r->entry.session, ast_principal_str(&r->entry.principal));
-    return ast_store_txn_put(txn, AUDIT_NS_HEADS, audit_key_str(&key),
-                             audit_head_write(&head, text), err);
-}
-
-static enum ast_rc put_count(struct ast_audit *a, struct ast_store_txn *txn, uint64_t more,
-                             struct ast_err *err)
-{
-    struct audit_key key;
-    char text[24];
-    struct ast_str stored;
-    uint64_t count = 0;
-
-    audit_key_chain(&key, &a->session, AST_STR_NONE);
-    if (ast_store_txn_get(txn, AUDIT_NS_SESSIONS, audit_key_str(&key), &stored) &&
-        !ast_str_to_u64(stored, &count))
-        return ast_fail(err, AST_E_CORRUPT, "audit: unreadable count of session " AST_STR_FMT,
-                        AST_STR_ARG(audit_key_str(&key)));
-    int n = snprintf(text, sizeof text, "%llu", (unsigned long long)(count + more));
-    return ast_store_txn_put(txn, AUDIT_NS_SESSIONS, audit_key_str(&key),
-                             ast_str_n(text, (size_t)n), err);
-}
-
-static enum ast_rc apply_batch(struct ast_store_op *op, struct ast_store_txn *txn,
-                               struct ast_err *err)
-{
-    struct ast_audit *a = AST_CONTAINER_OF(op, struct ast_audit, op);
-    enum ast_rc rc = AST_OK;
-    uint64_t rows = 0;
-
-    for (struct audit_row *r = a->batch; r; r = r->next, rows++)
-        r->chain->last_applied = NULL;
-    for (struct audit_row *r = a->batch; r && !rc; r = r->next) {
-        if (!r->chain->last_applied)
-            rc = check_link(txn, r, err);
-        if (!rc)
-            rc = put_row(txn, r, err);
-        r->chain->last_applied = r;
-    }
-    for (struct audit_row *r = a->batch; r && !rc; r = r->next)
-        if (r->chain->last_applied == r)
-            rc = put_head(txn, r, err);
-    return rc ? rc : put_count(a, txn, rows, err);
-}
-
 /* ---- the end of a batch ---- */
 
 static void complete(struct audit_row *list, enum ast_rc rc, const struct ast_err *err)
@@ -400,19 +359,27 @@ static void complete(struct audit_row *list, enum ast_rc rc, const struct ast_er
         struct audit_row *r = list;
         list = r->next;
         r->done(r->arg, rc, err);
-        row_free(r);
+        audit_row_free(r);
     }
+}
+
+/* The row is no longer on its way. */
+static void leave(struct ast_audit *a, struct audit_row *r) AST_REQUIRES(a->lock)
+{
+    r->chain->waiting--;
+    a->waiting_rows--;
+    a->waiting_bytes -= r->bytes.n;
 }
 
 static void settle_batch(struct ast_audit *a, struct audit_row *batch, bool is_stored)
     AST_REQUIRES(a->lock)
 {
     for (struct audit_row *r = batch; r; r = r->next) {
-        r->chain->waiting--;
+        leave(a, r);
         if (!is_stored)
             continue;
         r->chain->durable =
-            (struct ast_audit_head){ .seq = r->seq, .count = r->count, .id = r->entry.id };
+            (struct ast_audit_head){ .seq = r->seq, .count = r->count, .id = r->id };
         memcpy(r->chain->durable.hash, r->hash, sizeof r->hash);
         atomic_fetch_add_explicit(&a->rows, 1, memory_order_relaxed); /* a counter only */
     }
@@ -430,7 +397,7 @@ static struct audit_row *void_places(struct ast_audit *a) AST_REQUIRES(a->lock)
     for (struct audit_row *r = a->first, *next; r; r = next) {
         next = r->next;
         r->next = NULL;
-        r->chain->waiting--;
+        leave(a, r);
         if (r->is_signed) {
             *tail = r;
             tail = &r->next;
@@ -456,8 +423,11 @@ static void batch_done(struct ast_store_op *op, enum ast_rc rc, const struct ast
 {
     struct ast_audit *a = AST_CONTAINER_OF(op, struct ast_audit, op);
     struct audit_row *batch = a->batch, *lost = NULL;
-    struct ast_err copy = *err, behind = AST_ERR_INIT;
+    struct ast_err copy, behind = AST_ERR_INIT;
 
+    copy = *err;
+    if (rc)
+        audit_batch_forget(a);
     ast_lock(&a->lock);
     settle_batch(a, batch, !rc);
     if (rc)
@@ -479,8 +449,7 @@ static void batch_done(struct ast_store_op *op, enum ast_rc rc, const struct ast
 
 static void sign(struct ast_audit *a, struct audit_row *r)
 {
-    ast_key_sign(a->key, ast_buf_view(&r->bytes), r->entry.signature);
-    AST_ASSERT(!ast_audit_entry_write(&r->entry, &r->text, NULL)); /* room was reserved */
+    ast_key_sign(a->key, audit_row_signed(r), (uint8_t *)r->bytes.p + AUDIT_AT_SIGNATURE);
 
     ast_lock(&a->lock);
     bool is_void = r->life != a->life;
@@ -494,12 +463,14 @@ static void sign(struct ast_audit *a, struct audit_row *r)
     }
 }
 
-static void append(struct ast_audit *a, const struct parts *p, const struct ast_uuid *intent,
+static void append(struct ast_audit *a, const struct source *s, const struct ast_uuid *intent,
                    ast_audit_done_fn *done, void *arg)
 {
-    AST_AUTO(row_free) struct audit_row *r = NULL;
-    struct ast_err err = AST_ERR_INIT;
-    enum ast_rc rc = prepare(a, p, &r, &err);
+    AST_AUTO(audit_row_free) struct audit_row *r = NULL;
+    struct ast_err err;
+    err.rc = AST_OK;
+    err.msg[0] = 0;
+    enum ast_rc rc = prepare(a, s, &r, &err);
 
     if (!rc) {
         r->done = done;
@@ -515,35 +486,23 @@ static void append(struct ast_audit *a, const struct parts *p, const struct ast_
         sign(a, ast_steal(&r));
 }
 
-/* The texts of a draft; what they are made of lies in the two buffers. */
-static enum ast_rc write_draft(const struct ast_audit_draft *d, struct ast_buf *action,
-                               struct ast_buf *proof, struct parts *ret, struct ast_err *err)
-{
-    enum ast_rc rc =
-        ast_audit_object_write(ast_audit_action_shape(d->action), d->action_values, action, err);
-    if (!rc)
-        rc = ast_audit_object_write(ast_audit_proof_shape(d->proof), d->proof_values, proof, err);
-    *ret = (struct parts){ .principal = d->principal,
-                           .action = ast_buf_view(action),
-                           .authorization = ast_buf_view(proof),
-                           .outcome_text = d->outcome,
-                           .is_failure = d->is_failure };
-    return rc;
-}
-
 void ast_audit_append(struct ast_audit *a, const struct ast_audit_draft *draft,
                       const struct ast_uuid *intent, ast_audit_done_fn *done, void *arg)
 {
-    AST_AUTO(ast_buf_done) struct ast_buf action = AST_BUF_INIT(AST_AUDIT_MAX_ENTRY);
-    AST_AUTO(ast_buf_done) struct ast_buf proof = AST_BUF_INIT(AST_AUDIT_MAX_ENTRY);
-    struct ast_err err = AST_ERR_INIT;
-    struct parts p;
+    append(a, &(struct source){ .draft = draft }, intent, done, arg);
+}
 
-    enum ast_rc rc = write_draft(draft, &action, &proof, &p, &err);
-    if (rc)
-        done(arg, rc, &err);
-    else
-        append(a, &p, intent, done, arg);
+void audit_append_parts(struct ast_audit *a, const struct audit_parts *p,
+                        const struct ast_uuid *intent, ast_audit_done_fn *done, void *arg)
+{
+    append(a, &(struct source){ .parts = p }, intent, done, arg);
+}
+
+void ast_audit_flow(struct ast_audit *a)
+{
+    AST_WITH_LOCK(&a->lock);
+    while (a->waiting_rows >= WAITING_ROWS / 2 || a->waiting_bytes >= WAITING_BYTES / 2)
+        (void)ast_cond_wait(&a->idle, &a->lock, -1);
 }
 
 /* Stands between a row and the thread that waits for it. */
@@ -567,7 +526,7 @@ static void wake_waiter(void *arg, enum ast_rc rc, const struct ast_err *err)
 
 static void waiter_init(struct waiter *w)
 {
-    *w = (struct waiter){ .is_done = false };
+    w->is_done = false;
     ast_lock_init(&w->lock, AST_LOCK_audit);
     ast_cond_init(&w->wake);
 }
@@ -588,188 +547,44 @@ enum ast_rc ast_audit_append_wait(struct ast_audit *a, const struct ast_audit_dr
 {
     struct waiter w;
     waiter_init(&w);
+    ast_audit_flow(a);
     ast_audit_append(a, draft, intent, wake_waiter, &w);
     return waiter_wait(&w, err);
 }
 
-/* ---- intent markers ---- */
-
-struct intent_op {
-    struct ast_store_op op;
-    struct ast_str id, text; /* an empty text removes */
-};
-
-static enum ast_rc apply_intent(struct ast_store_op *op, struct ast_store_txn *txn,
-                                struct ast_err *err)
+enum ast_rc audit_append_parts_wait(struct ast_audit *a, const struct audit_parts *p,
+                                    const struct ast_uuid *intent, struct ast_err *err)
 {
-    struct intent_op *i = AST_CONTAINER_OF(op, struct intent_op, op);
-    return i->text.n ? ast_store_txn_put(txn, AUDIT_NS_INTENTS, i->id, i->text, err)
-                     : ast_store_txn_delete(txn, AUDIT_NS_INTENTS, i->id, NULL, err);
-}
-
-/* Owner: the thread that stores it. */
-struct marker_op {
-    struct intent_op i;
-    struct ast_buf text;
-    char id_text[AST_UUID_TEXT];
-};
-
-static enum ast_rc prepare_marker(const struct ast_audit_draft *draft, struct ast_uuid *ret_id,
-                                  struct marker_op *ret, struct ast_err *err)
-{
-    AST_AUTO(ast_buf_done) struct ast_buf action = AST_BUF_INIT(AST_AUDIT_MAX_ENTRY);
-    AST_AUTO(ast_buf_done) struct ast_buf proof = AST_BUF_INIT(AST_AUDIT_MAX_ENTRY);
-    struct parts p;
-
-    enum ast_rc rc = write_draft(draft, &action, &proof, &p, err);
-    if (rc)
-        return rc;
-    *ret_id = ast_uuid_v4();
-    ret->text = (struct ast_buf)AST_BUF_INIT(3 * AST_AUDIT_MAX_ENTRY);
-    struct ast_jw w = AST_JW_INIT(&ret->text);
-    ast_jw_object(&w);
-    ast_jw_kv_string(&w, "principal", p.principal);
-    ast_jw_kv_string(&w, "action", p.action); /* as strings: the bytes come back as they are */
-    ast_jw_kv_string(&w, "authorization", p.authorization);
-    ast_jw_end(&w);
-    ret->i = (struct intent_op){ .op = { .apply = apply_intent },
-                                 .id = ast_uuid_format(ret_id, ret->id_text),
-                                 .text = ast_buf_view(&ret->text) };
-    return ast_buf_check(&ret->text, "audit intent", err);
-}
-
-void ast_audit_intend_many(struct ast_audit *a, struct ast_audit_marker *markers, size_t n)
-{
-    AST_AUTO(ast_cfree) struct marker_op *v = calloc(n, sizeof *v);
-    AST_AUTO(ast_cfree) struct ast_store_op **ops = calloc(n, sizeof(struct ast_store_op *));
-    size_t ready = 0;
-
-    for (size_t i = 0; i < n; i++) {
-        struct ast_audit_marker *m = &markers[i];
-        m->err = (struct ast_err)AST_ERR_INIT;
-        m->rc = v && ops ? prepare_marker(m->draft, &m->id, &v[i], &m->err)
-                         : ast_fail(&m->err, AST_E_NO_MEMORY, "audit intent");
-        if (!m->rc)
-            ops[ready++] = &v[i].i.op;
-    }
-    if (ready)
-        ast_store_run_many(a->store, ops, ready);
-    for (size_t i = 0; v && i < n; i++) {
-        if (!markers[i].rc && v[i].i.op.rc)
-            markers[i].rc = ast_fail(&markers[i].err, v[i].i.op.rc, "%s", v[i].i.op.err.msg);
-        ast_buf_done(&v[i].text);
-    }
-}
-
-enum ast_rc ast_audit_intend(struct ast_audit *a, const struct ast_audit_draft *draft,
-                             struct ast_uuid *ret_intent, struct ast_err *err)
-{
-    struct ast_audit_marker m = { .draft = draft };
-
-    ast_audit_intend_many(a, &m, 1);
-    if (m.rc)
-        return ast_fail(err, m.rc, "%s", m.err.msg);
-    *ret_intent = m.id;
-    return AST_OK;
-}
-
-struct intent_row {
-    struct ast_uuid id;
-    struct ast_buf text;
-    bool found;
-};
-
-static bool copy_intent(void *arg, struct ast_str key, struct ast_str value)
-{
-    struct intent_row *i = arg;
-    if (!ast_uuid_parse(key, &i->id))
-        return true; /* not ours */
-    i->found = !ast_buf_add(&i->text, value);
-    return false;
-}
-
-static enum ast_rc settle_one(struct ast_audit *a, const struct intent_row *i, struct ast_err *err)
-{
-    AST_AUTO(ast_json_free) struct ast_json_doc *doc = NULL;
-    struct parts p = { .is_failure = true, .outcome_text = AST_STR("interrupted") };
-    char id[AST_UUID_TEXT];
     struct waiter w;
-
-    if (!ast_json_parse(ast_buf_view(&i->text), &doc, NULL)) {
-        const struct ast_json *root = ast_json_root(doc);
-        p.principal = ast_json_str_or(root, AST_STR("principal"), AST_STR_NONE);
-        p.action = ast_json_str_or(root, AST_STR("action"), AST_STR_NONE);
-        p.authorization = ast_json_str_or(root, AST_STR("authorization"), AST_STR_NONE);
-    }
-    if (ast_str_starts(p.action, AST_STR("{\"type\":")) && ast_str_ends(p.action, AST_STR("}")) &&
-        ast_str_starts(p.authorization, AST_STR("{\"type\":"))) {
-        waiter_init(&w);
-        append(a, &p, &i->id, wake_waiter, &w);
-        return waiter_wait(&w, err);
-    }
-    /* Damaged: a marker nobody can read says nothing; it must not be met at each boot. */
-    struct intent_op op = { .op = { .apply = apply_intent }, .id = ast_uuid_format(&i->id, id) };
-    return ast_store_run(a->store, &op.op, err);
-}
-
-enum ast_rc ast_audit_settle(struct ast_audit *a, uint64_t *ret_count, struct ast_err *err)
-{
-    uint64_t count = 0;
-
-    for (;;) {
-        struct intent_row i = { .text = AST_BUF_INIT(4 * AST_AUDIT_MAX_ENTRY) };
-        enum ast_rc rc = ast_store_scan(a->store, AUDIT_NS_INTENTS, AST_STR_NONE, AST_STR_NONE,
-                                        copy_intent, &i, err);
-        if (!rc)
-            rc = ast_buf_check(&i.text, "audit intent", err);
-        bool more = !rc && i.found;
-        if (more)
-            rc = settle_one(a, &i, err);
-        ast_buf_done(&i.text);
-        if (rc)
-            return rc;
-        if (!more)
-            break;
-        count++;
-    }
-    *ret_count = count;
-    return AST_OK;
+    waiter_init(&w);
+    audit_append_parts(a, p, intent, wake_waiter, &w);
+    return waiter_wait(&w, err);
 }
 
 /* ---- life ---- */
 
-struct last_row {
-    uint64_t seq;
-    int64_t time_ns;
-};
-
-static bool look_at_last(void *arg, struct ast_str key, struct ast_str value)
+static bool look_at_last(void *arg, const struct audit_stored *row)
 {
-    struct last_row *last = arg;
+    struct ast_audit *a = arg;
     struct ast_audit_entry e;
 
-    last->seq = audit_key_seq(key);
-    last->time_ns = ast_audit_entry_read(value, &e, NULL) ? 0 : AST_MAX(e.time_ns, INT64_C(0));
+    a->next_seq = row->seq;
+    a->last_ns = audit_stored_read(row, &e, NULL) ? 0 : AST_MAX(e.time_ns, INT64_C(0));
     return false;
 }
 
 /* The time and number of the last row: where this life goes on. */
 static enum ast_rc find_end(struct ast_audit *a, struct ast_err *err)
 {
-    struct audit_key prefix;
-    struct last_row last = { 0 };
+    struct audit_range all = { .lo = 1, .hi = UINT64_MAX };
 
-    audit_key_chain(&prefix, &a->session, AST_STR_NONE);
-    audit_key_add(&prefix, AST_STR("/"));
-    enum ast_rc rc = ast_store_scan_back(a->store, AUDIT_NS_LOG, audit_key_str(&prefix),
-                                         AST_STR_NONE, look_at_last, &last, err);
+    enum ast_rc rc = audit_rows(a, &a->session, &all, look_at_last, a, err);
     if (rc)
         return rc;
-    if (last.seq == UINT64_MAX)
+    if (a->next_seq >= UINT64_MAX >> 2) /* an id has no room for more */
         return ast_fail(err, AST_E_CORRUPT, "no sequence numbers are left");
-    a->next_seq = last.seq + 1;
-    a->last_ns = last.time_ns;
-    a->is_era_due = last.seq == 0 || last.time_ns == 0;
+    a->is_era_due = a->next_seq == 0 || a->last_ns == 0;
+    a->next_seq++;
     return AST_OK;
 }
 
@@ -793,7 +608,8 @@ enum ast_rc ast_audit_open(const struct ast_audit_config *cfg, struct ast_audit 
     a->key = cfg->key;
     a->session = cfg->session;
     a->last = &a->first;
-    a->op = (struct ast_store_op){ .apply = apply_batch, .done = batch_done };
+    a->block.max = AST_STORE_MAX_VALUE;
+    a->op = (struct ast_store_op){ .apply = audit_batch_apply, .done = batch_done };
     a->anchored_rows = UINT64_MAX;
     ast_lock_init(&a->lock, AST_LOCK_audit);
     ast_lock_init(&a->keys_lock, AST_LOCK_audit);
@@ -823,8 +639,11 @@ void ast_audit_close(struct ast_audit *a)
         (void)ast_cond_wait(&a->idle, &a->lock, -1);
     ast_unlock(&a->lock);
     while (ast_map_next(&a->chains, &pos, &key, &value))
-        free(value);
+        chain_free(value);
     ast_map_done(&a->chains);
+    audit_batch_forget(a);
+    ast_map_done(&a->lists);
+    ast_buf_done(&a->block);
     ast_vec_done(&a->keys);
     ast_wipe(a->mac_key, sizeof a->mac_key);
     (void)pthread_cond_destroy(&a->idle);

@@ -11,10 +11,10 @@
  * When a batch cannot be stored, every row that has a place behind it fails too (they link to what does not exist), and the
  * chains go on from their last durable rows. So a chain never forks and has no hole.
  *
- * Where things lie: `audit:log` "<session>/<sequence>" the row's JSON; `audit:ids` "<id>" its key in the log; `audit:index`
- * sorted lists by principal, by method and by both; `audit:heads` "<session>[:<principal>]" the end of each chain;
- * `audit:sessions` rows of each session; `audit:eras` where the clock went back; `audit:intents` what began and has no row yet;
- * `audit:keys` which keys are trusted.
+ * Where things lie: `audit:log` "<session>/<sequence>" a block of rows from that number on (block.c); `audit:index` "<list>
+ * <sequence>" the numbers of a list's rows: by principal, by method and by both; `audit:heads` "<session>[:<principal>]" the
+ * end of each chain; `audit:sessions` rows of each session; `audit:eras` where the clock went back; `audit:intents` what began
+ * and has no row yet; `audit:keys` which keys are trusted.
  *
  * Threads: any, for everything here.
  */
@@ -51,9 +51,11 @@ typedef void ast_audit_done_fn(void *arg, enum ast_rc rc, const struct ast_err *
 /* Signs and queues a row. `draft` is copied; `intent` (may be NULL) is the marker that goes with it (ast_audit_intend()) and
  * is removed in the same transaction.
  * Errors, told to `done`: INVALID a value of the draft; TOO_LARGE over AST_AUDIT_MAX_ENTRY; NO_CAPACITY the disk is full;
- * CONFLICT a row in front was not stored; CLOSED, IO, NO_MEMORY. */
+ * BUSY too many rows wait for the disk already; CONFLICT a row in front was not stored; CLOSED, IO, NO_MEMORY. */
 void ast_audit_append(struct ast_audit *a, const struct ast_audit_draft *draft,
                       const struct ast_uuid *intent, ast_audit_done_fn *done, void *arg);
+/* Blocks the calling thread while so many rows wait that ast_audit_append() may soon be BUSY. Threads as below. */
+void ast_audit_flow(struct ast_audit *a);
 /* The same, and blocks the calling thread until it is known. Never on a loop thread, a fiber or the store's writer. */
 AST_MUST_CHECK
 enum ast_rc ast_audit_append_wait(struct ast_audit *a, const struct ast_audit_draft *draft,

@@ -76,19 +76,66 @@ enum ast_rc ast_audit_sessions(struct ast_audit *a,
                           err);
 }
 
-enum ast_rc ast_audit_get(struct ast_audit *a, const struct ast_uuid *id, struct ast_buf *out,
-                          bool *ret_found, struct ast_err *err)
+struct wanted {
+    const struct ast_uuid *id;
+    struct ast_buf *out;
+    struct ast_audit *a;
+    struct ast_err *err;
+    enum ast_rc rc;
+    bool found;
+};
+
+static bool take_wanted(void *arg, const struct audit_stored *row)
+{
+    struct wanted *w = arg;
+    struct ast_audit_entry e;
+
+    if (!audit_stored_read(row, &e, NULL) && ast_uuid_eq(&e.id, w->id)) {
+        w->rc = audit_stored_text(row, w->out, w->err);
+        w->found = !w->rc;
+    }
+    return false;
+}
+
+static bool look_in_session(void *arg, const struct ast_uuid *session)
+{
+    struct wanted *w = arg;
+    uint64_t seq = audit_id_seq(session, w->id);
+    struct audit_range one = { .lo = seq, .hi = seq + 1, .oldest_first = true };
+    enum ast_rc rc = seq ? audit_rows(w->a, session, &one, take_wanted, w, w->err) : AST_OK;
+
+    if (!w->rc)
+        w->rc = rc;
+    return !w->rc && !w->found;
+}
+
+/* Rows of form 1 have no number in their id. */
+static enum ast_rc get_listed(struct wanted *w)
 {
     AST_AUTO(ast_buf_done) struct ast_buf key = AST_BUF_INIT(AUDIT_KEY_MAX);
     char text[AST_UUID_TEXT];
     bool found = false;
 
-    enum ast_rc rc =
-        ast_store_get(a->store, AUDIT_NS_IDS, ast_uuid_format(id, text), &key, &found, err);
+    enum ast_rc rc = ast_store_get(w->a->store, AUDIT_NS_IDS, ast_uuid_format(w->id, text), &key,
+                                   &found, w->err);
     if (!rc && found)
-        rc = ast_store_get(a->store, AUDIT_NS_LOG, ast_buf_view(&key), out, &found, err);
+        rc = ast_store_get(w->a->store, AUDIT_NS_LOG, ast_buf_view(&key), w->out, &found, w->err);
+    w->found = !rc && found;
+    return rc;
+}
+
+enum ast_rc ast_audit_get(struct ast_audit *a, const struct ast_uuid *id, struct ast_buf *out,
+                          bool *ret_found, struct ast_err *err)
+{
+    struct wanted w = { .id = id, .out = out, .a = a, .err = err };
+
+    enum ast_rc rc = ast_audit_sessions(a, look_in_session, &w, err);
     if (!rc)
-        *ret_found = found;
+        rc = w.rc;
+    if (!rc && !w.found)
+        rc = get_listed(&w);
+    if (!rc)
+        *ret_found = w.found;
     return rc;
 }
 
@@ -96,33 +143,17 @@ enum ast_rc ast_audit_get(struct ast_audit *a, const struct ast_uuid *id, struct
 
 struct at {
     uint64_t seq;
-    struct ast_buf *out;
+    int64_t time_ns;
 };
 
-static bool take_first(void *arg, struct ast_str key, struct ast_str value)
+static bool take_readable(void *arg, const struct audit_stored *row)
 {
     struct at *at = arg;
-    at->seq = audit_key_seq(key);
-    (void)ast_buf_add(at->out, value); /* its state is checked by the caller */
+    struct ast_audit_entry e;
+    if (audit_stored_read(row, &e, NULL))
+        return true;
+    *at = (struct at){ row->seq, e.time_ns };
     return false;
-}
-
-enum ast_rc audit_row_at(struct ast_audit *a, const struct ast_uuid *session, uint64_t seq,
-                         uint64_t *ret_seq, struct ast_buf *out, struct ast_err *err)
-{
-    struct audit_key prefix, after;
-    struct at at = { .out = out };
-
-    audit_key_chain(&prefix, session, AST_STR_NONE);
-    audit_key_add(&prefix, AST_STR("/"));
-    audit_key_log(&after, session, seq ? seq - 1 : 0);
-    enum ast_rc rc = ast_store_scan(a->store, AUDIT_NS_LOG, audit_key_str(&prefix),
-                                    audit_key_str(&after), take_first, &at, err);
-    if (!rc)
-        rc = ast_buf_check(out, "audit entry", err);
-    if (!rc)
-        *ret_seq = at.seq;
-    return rc;
 }
 
 /* The first number in [lo, hi) whose row is not older than `time_ns`; hi when all are. Rows that cannot be read are passed
@@ -130,25 +161,17 @@ enum ast_rc audit_row_at(struct ast_audit *a, const struct ast_uuid *session, ui
 static enum ast_rc bisect(struct ast_audit *a, const struct ast_uuid *session, uint64_t lo,
                           uint64_t hi, int64_t time_ns, uint64_t *ret, struct ast_err *err)
 {
-    AST_AUTO(ast_buf_done) struct ast_buf text = AST_BUF_INIT(AST_STORE_MAX_VALUE);
-
     while (lo < hi) {
-        uint64_t mid = lo + (hi - lo) / 2, seq = mid;
-        struct ast_audit_entry e;
-        bool is_readable = false;
-        while (seq && seq < hi && !is_readable) {
-            ast_buf_reset(&text);
-            enum ast_rc rc = audit_row_at(a, session, seq, &seq, &text, err);
-            if (rc)
-                return rc;
-            is_readable = seq && !ast_audit_entry_read(ast_buf_view(&text), &e, NULL);
-            if (seq && !is_readable)
-                seq++;
-        }
-        if (!seq || seq >= hi || !is_readable || e.time_ns >= time_ns)
+        uint64_t mid = lo + (hi - lo) / 2;
+        struct audit_range r = { .lo = mid, .hi = hi, .oldest_first = true };
+        struct at at = { 0 };
+        enum ast_rc rc = audit_rows(a, session, &r, take_readable, &at, err);
+        if (rc)
+            return rc;
+        if (!at.seq || at.time_ns >= time_ns)
             hi = mid;
         else
-            lo = seq + 1;
+            lo = at.seq + 1;
     }
     *ret = lo;
     return AST_OK;
@@ -223,79 +246,86 @@ struct walk {
     unsigned count;
     uint64_t last, newest;
     AST_VEC(uint64_t) found;
+    struct ast_buf text; /* scratch: one row */
     bool is_out_of_memory;
 };
 
 static void walk_done_auto(struct walk *w)
 {
     ast_vec_done(&w->found);
+    ast_buf_done(&w->text);
 }
 
-static bool give(struct walk *w, uint64_t seq, struct ast_str text)
+/* One that cannot be read is given when it is a text, as it is: verifying tells, a page goes on. */
+static bool give(void *arg, const struct audit_stored *row)
 {
+    struct walk *w = arg;
+
+    ast_buf_reset(&w->text);
+    enum ast_rc rc = audit_stored_text(row, &w->text, NULL);
+    w->is_out_of_memory = rc == AST_E_NO_MEMORY;
+    if (rc)
+        return !w->is_out_of_memory;
     w->count++;
-    w->last = seq;
-    w->newest = AST_MAX(w->newest, seq);
-    w->is_stopped = !w->q->each(w->q->arg, seq, text) || w->count >= w->q->limit;
+    w->last = row->seq;
+    w->newest = AST_MAX(w->newest, row->seq);
+    w->is_stopped =
+        !w->q->each(w->q->arg, row->seq, ast_buf_view(&w->text)) || w->count >= w->q->limit;
     return !w->is_stopped;
 }
 
-static bool take(void *arg, struct ast_str key, struct ast_str value)
+static bool take(void *arg, uint64_t first, struct ast_str value)
 {
     struct walk *w = arg;
-    uint64_t seq = audit_key_seq(key);
+    uint64_t numbers[AUDIT_LIST_NUMBERS];
+    size_t n = audit_list_read(value, first, numbers);
 
-    if (seq < w->range.lo || seq >= w->range.hi)
-        return false;
-    if (w->is_log)
-        return give(w, seq, value);
-    w->is_out_of_memory = !ast_vec_push(&w->found, seq);
-    return !w->is_out_of_memory && w->found.n < w->q->limit - w->count;
+    for (size_t i = 0; i < n; i++) {
+        uint64_t seq = numbers[w->q->filter.oldest_first ? i : n - 1 - i];
+        if (seq < w->range.lo || seq >= w->range.hi)
+            continue;
+        w->is_out_of_memory = !ast_vec_push(&w->found, seq);
+        if (w->is_out_of_memory || w->found.n >= w->q->limit - w->count)
+            return false;
+    }
+    return true;
 }
 
-/* The rows that an index named. One that is not in the log any more was tampered with; verifying tells, a page goes on. */
+/* The rows that a list named. One that is not in the log any more was tampered with; verifying tells, a page goes on. */
 static enum ast_rc give_found(struct walk *w, struct ast_err *err)
 {
-    AST_AUTO(ast_buf_done) struct ast_buf text = AST_BUF_INIT(AST_STORE_MAX_VALUE);
+    enum ast_rc rc = AST_OK;
 
-    for (size_t i = 0; i < w->found.n && !w->is_stopped; i++) {
-        struct audit_key key;
-        bool found = false;
-        audit_key_log(&key, &w->q->filter.session, w->found.v[i]);
-        ast_buf_reset(&text);
-        enum ast_rc rc =
-            ast_store_get(w->a->store, AUDIT_NS_LOG, audit_key_str(&key), &text, &found, err);
-        if (rc)
-            return rc;
-        if (found)
-            (void)give(w, w->found.v[i], ast_buf_view(&text)); /* is_stopped says the same */
+    for (size_t i = 0; i < w->found.n && !w->is_stopped && !rc; i++) {
+        struct audit_range one = { .lo = w->found.v[i],
+                                   .hi = w->found.v[i] + 1,
+                                   .oldest_first = true };
+        rc = audit_rows(w->a, &w->q->filter.session, &one, give, w, err);
     }
     ast_vec_clear(&w->found);
-    return AST_OK;
+    return rc;
 }
 
 static enum ast_rc walk_range(struct walk *w, struct ast_err *err)
 {
     const struct ast_audit_filter *f = &w->q->filter;
-    struct ast_str ns = w->is_log ? AUDIT_NS_LOG : AUDIT_NS_INDEX;
-    struct audit_key prefix, bound;
+    struct audit_key prefix;
+    struct audit_range r = { .lo = w->range.lo,
+                             .hi = w->range.hi,
+                             .oldest_first = f->oldest_first,
+                             .ns = AUDIT_NS_INDEX,
+                             .prefix = &prefix };
     enum ast_rc rc;
 
     if (w->is_log) {
-        audit_key_chain(&prefix, &f->session, AST_STR_NONE);
-        audit_key_add(&prefix, AST_STR("/"));
+        rc = audit_rows(w->a, &f->session, &r, give, w, err);
     } else {
         audit_key_list(&prefix, &f->session, f->has_principal ? &f->principal : NULL, f->method);
+        rc = audit_walk(w->a, &r, take, w, err);
+        if (!rc)
+            rc = give_found(w, err);
     }
-    bound = prefix;
-    audit_key_add_seq(&bound, f->oldest_first ? w->range.lo - 1 : w->range.hi);
-    rc = f->oldest_first ? ast_store_scan(w->a->store, ns, audit_key_str(&prefix),
-                                          audit_key_str(&bound), take, w, err)
-                         : ast_store_scan_back(w->a->store, ns, audit_key_str(&prefix),
-                                               audit_key_str(&bound), take, w, err);
-    if (!rc && w->is_out_of_memory)
-        rc = ast_fail(err, AST_E_NO_MEMORY, "audit query");
-    return rc ? rc : give_found(w, err);
+    return w->is_out_of_memory && !rc ? ast_fail(err, AST_E_NO_MEMORY, "audit query") : rc;
 }
 
 static enum ast_rc check_query(struct ast_audit *a, const struct ast_audit_query *q,
@@ -314,7 +344,9 @@ enum ast_rc ast_audit_query(struct ast_audit *a, const struct ast_audit_query *q
                             struct ast_audit_page *ret, struct ast_err *err)
 {
     __attribute__((cleanup(ranges_done_auto))) struct ranges r = { 0 };
-    __attribute__((cleanup(walk_done_auto))) struct walk w = { .a = a, .q = q };
+    __attribute__((cleanup(walk_done_auto))) struct walk w = {
+        .a = a, .q = q, .text = AST_BUF_INIT(AST_STORE_MAX_VALUE)
+    };
     const struct ast_audit_filter *f = &q->filter;
     uint64_t at = 0; /* the cursor's; 0: none, sequence numbers begin with 1 */
 

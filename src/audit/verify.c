@@ -10,9 +10,9 @@
 
 #include "base/banned.h"
 
-#define CHUNK_ROWS  256u
-#define CHUNK_BYTES (4u * 1024 * 1024)
-#define SESSION_LEN (AST_UUID_TEXT - 1u)
+#define CHUNK_VALUES 256u
+#define CHUNK_BYTES  (4u * 1024 * 1024)
+#define SESSION_LEN  (AST_UUID_TEXT - 1u)
 
 /* ---- words ---- */
 
@@ -197,13 +197,13 @@ static void check_link(struct verify *v, const struct chain *c, const struct ast
     note(v, issue);
 }
 
-static bool check_row(struct verify *v, const struct ast_uuid *session, uint64_t seq,
-                      struct ast_str text)
+static bool check_row(struct verify *v, const struct ast_uuid *session,
+                      const struct audit_stored *row)
 {
-    struct ast_audit_issue issue = { .session = *session, .seq = seq };
+    struct ast_audit_issue issue = { .session = *session, .seq = row->seq };
     struct ast_audit_entry e;
 
-    if (ast_audit_entry_read(text, &e, NULL)) {
+    if (audit_stored_read(row, &e, NULL)) {
         issue.kind = AST_AUDIT_ISSUE_Unreadable;
         note(v, &issue);
         v->report->entries++;
@@ -227,7 +227,7 @@ static bool check_row(struct verify *v, const struct ast_uuid *session, uint64_t
     check_link(v, c, &e, &issue);
     v->report->entries++;
     c->count++;
-    c->last_seq = seq;
+    c->last_seq = row->seq;
     c->last_id = e.id;
     memcpy(c->previous, e.previous, sizeof c->previous);
     ast_blake3(ast_buf_view(&v->bytes), c->hash);
@@ -237,33 +237,47 @@ static bool check_row(struct verify *v, const struct ast_uuid *session, uint64_t
 
 /* ---- the walk ---- */
 
-/* Rows are copied out of a short snapshot, then checked. */
+/* Values of the log are copied out of a short snapshot, then their rows are checked. */
 struct chunk {
     struct ast_buf text;
     unsigned count;
-    struct row {
+    struct value {
         struct ast_uuid session;
-        uint64_t seq;
+        uint64_t first;
         size_t at, n;
-    } rows[CHUNK_ROWS];
+    } values[CHUNK_VALUES];
     struct audit_key last;
+    struct verify *v;
+    const struct ast_uuid *session; /* of the value whose rows are checked */
 };
 
-static bool copy_row(void *arg, struct ast_str key, struct ast_str value)
+static bool copy_value(void *arg, struct ast_str key, struct ast_str value)
 {
     struct chunk *c = arg;
-    struct row *r = &c->rows[c->count];
+    struct value *r = &c->values[c->count];
 
     if (!ast_uuid_parse(ast_str_first(key, SESSION_LEN), &r->session) || key.n > AUDIT_KEY_MAX)
         return true; /* no row of ours */
-    r->seq = audit_key_seq(key);
+    r->first = audit_key_seq(key);
     r->at = c->text.n;
     r->n = value.n;
     if (ast_buf_add(&c->text, value))
         return false;
     c->last.n = 0;
     audit_key_add(&c->last, key);
-    return ++c->count < CHUNK_ROWS && c->text.n < CHUNK_BYTES;
+    return ++c->count < CHUNK_VALUES && c->text.n < CHUNK_BYTES;
+}
+
+static bool check_stored(void *arg, const struct audit_stored *row)
+{
+    struct chunk *c = arg;
+    struct verify *v = c->v;
+
+    if (v->scope->stop && atomic_load_explicit(v->scope->stop, memory_order_relaxed)) {
+        v->rc = ast_fail(v->err, AST_E_CANCELLED, "audit verification was stopped");
+        return false;
+    }
+    return check_row(v, c->session, row);
 }
 
 static enum ast_rc walk(struct verify *v, struct chunk *c, struct ast_err *err)
@@ -279,16 +293,16 @@ static enum ast_rc walk(struct verify *v, struct chunk *c, struct ast_err *err)
         c->count = 0;
         ast_buf_reset(&c->text);
         enum ast_rc rc = ast_store_scan(v->a->store, AUDIT_NS_LOG, audit_key_str(&prefix),
-                                        audit_key_str(&after), copy_row, c, err);
+                                        audit_key_str(&after), copy_value, c, err);
         if (!rc)
             rc = ast_buf_check(&c->text, "audit verification", err);
         if (rc)
             return rc;
         for (unsigned i = 0; i < c->count; i++) {
-            if (v->scope->stop && atomic_load_explicit(v->scope->stop, memory_order_relaxed))
-                return ast_fail(err, AST_E_CANCELLED, "audit verification was stopped");
-            if (!check_row(v, &c->rows[i].session, c->rows[i].seq,
-                           ast_str_n(c->text.p + c->rows[i].at, c->rows[i].n)))
+            struct value *r = &c->values[i];
+            c->session = &r->session;
+            if (!audit_value_each(ast_str_n(c->text.p + r->at, r->n), r->first,
+                                  /* backwards= */ false, check_stored, c))
                 return v->rc;
         }
     } while (c->count);
@@ -386,6 +400,7 @@ enum ast_rc ast_audit_verify(struct ast_audit *a, const struct ast_audit_scope *
 
     if (!c)
         return ast_fail(err, AST_E_NO_MEMORY, "audit verification");
+    c->v = &v;
     c->text.max = CHUNK_BYTES + AST_STORE_MAX_VALUE;
     enum ast_rc rc = load_claims(&v);
     if (!rc)

@@ -54,6 +54,50 @@ enum ast_rc store_range_scan(MDB_txn *txn, MDB_dbi dbi, struct ast_str ns, struc
     return result == MDB_NOTFOUND ? AST_OK : store_fail(err, result, "scan");
 }
 
+/* Moves to the last key <= `at` that is in the range of `first` (physical prefix); else stays on the first key > `at`. */
+static int seek_at(MDB_cursor *c, MDB_val at, struct ast_str first, MDB_val *k, MDB_val *v)
+{
+    *k = at;
+    int result = mdb_cursor_get(c, k, v, MDB_SET_RANGE);
+    if ((result && result != MDB_NOTFOUND) ||
+        (!result && ast_str_eq(store_val_str(*k), store_val_str(at))))
+        return result;
+    MDB_cursor_op back = result ? MDB_LAST : MDB_PREV;
+    int before = mdb_cursor_get(c, k, v, back);
+    if (!before && ast_str_starts(store_val_str(*k), first))
+        return 0;
+    if (before && before != MDB_NOTFOUND)
+        return before;
+    *k = at;
+    return mdb_cursor_get(c, k, v, MDB_SET_RANGE);
+}
+
+enum ast_rc store_range_scan_at(MDB_txn *txn, MDB_dbi dbi, struct ast_str ns, struct ast_str prefix,
+                                struct ast_str at, store_each_key *each, void *arg,
+                                struct ast_err *err)
+{
+    enum ast_rc rc = store_ns_check(ns, err);
+    if (rc)
+        return rc;
+    struct store_key key, first_key;
+    struct ast_str start = start_of(ns, prefix, at, &key);
+    struct ast_str first = start_of(ns, prefix, AST_STR_NONE, &first_key);
+
+    AST_AUTO(close_cursor) MDB_cursor *c = NULL;
+    int result = mdb_cursor_open(txn, dbi, &c);
+    if (result)
+        return store_fail(err, result, "scan");
+    MDB_val from = { .mv_size = start.n, .mv_data = key.b }, k, v;
+    for (result = seek_at(c, from, first, &k, &v); !result;
+         result = mdb_cursor_get(c, &k, &v, MDB_NEXT)) {
+        struct ast_str physical = store_val_str(k);
+        if (!ast_str_starts(physical, first) ||
+            !each(arg, ast_str_from(physical, ns.n + 1), store_val_str(v)))
+            return AST_OK;
+    }
+    return result == MDB_NOTFOUND ? AST_OK : store_fail(err, result, "scan");
+}
+
 /* The physical key that all of the range lies below: `before`, or what follows the last key with `prefix`. Keys have no
  * byte 0xff in front when they are UTF-8, but nothing here relies on it: 0xff bytes at the end are cut before the last byte
  * is counted up, and "<ns>\1" ends the namespace as a whole. */

@@ -94,6 +94,20 @@ enum ast_rc ast_store_scan(struct ast_store *s, struct ast_str ns, struct ast_st
     return rc;
 }
 
+enum ast_rc ast_store_scan_at(struct ast_store *s, struct ast_str ns, struct ast_str prefix,
+                              struct ast_str at,
+                              bool (*each)(void *arg, struct ast_str key, struct ast_str value),
+                              void *arg, struct ast_err *err)
+{
+    MDB_txn *txn = NULL;
+    enum ast_rc rc = begin_read(s, &txn, err);
+    if (rc)
+        return rc;
+    rc = store_range_scan_at(txn, s->dbi, ns, prefix, at, each, arg, err);
+    end_read(s, txn);
+    return rc;
+}
+
 enum ast_rc ast_store_scan_back(struct ast_store *s, struct ast_str ns, struct ast_str prefix,
                                 struct ast_str before,
                                 bool (*each)(void *arg, struct ast_str key, struct ast_str value),

@@ -89,6 +89,10 @@ enum ast_rc ast_store_txn_scan(struct ast_store_txn *t, struct ast_str ns, struc
                                bool (*each)(void *arg, struct ast_str key, struct ast_str value),
                                void *arg, struct ast_err *err);
 
+/* The last key with `prefix`, and its value; false when there is none. Both are borrowed until the next write. */
+bool ast_store_txn_last(struct ast_store_txn *t, struct ast_str ns, struct ast_str prefix,
+                        struct ast_str *ret_key, struct ast_str *ret_value);
+
 /* Reads in a snapshot of their own. *ret_found false: no such key; a stored empty value is found. */
 AST_MUST_CHECK
 enum ast_rc ast_store_get(struct ast_store *s, struct ast_str ns, struct ast_str key,
@@ -98,6 +102,13 @@ enum ast_rc ast_store_scan(struct ast_store *s, struct ast_str ns, struct ast_st
                            struct ast_str after,
                            bool (*each)(void *arg, struct ast_str key, struct ast_str value),
                            void *arg, struct ast_err *err);
+
+/* The same, from the last key <= `at` with `prefix`; when all are greater, from the first of them. `at` starts with `prefix`. */
+AST_MUST_CHECK
+enum ast_rc ast_store_scan_at(struct ast_store *s, struct ast_str ns, struct ast_str prefix,
+                              struct ast_str at,
+                              bool (*each)(void *arg, struct ast_str key, struct ast_str value),
+                              void *arg, struct ast_err *err);
 
 /* The same from the end: descending byte order from the last key < `before` (empty: from the end) with `prefix`. */
 AST_MUST_CHECK

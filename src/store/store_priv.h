@@ -98,6 +98,9 @@ typedef bool store_each_row(void *arg, struct ast_str ns, struct ast_str key, st
 enum ast_rc store_range_scan(MDB_txn *txn, MDB_dbi dbi, struct ast_str ns, struct ast_str prefix,
                              struct ast_str after, store_each_key *each, void *arg,
                              struct ast_err *err);
+enum ast_rc store_range_scan_at(MDB_txn *txn, MDB_dbi dbi, struct ast_str ns, struct ast_str prefix,
+                                struct ast_str at, store_each_key *each, void *arg,
+                                struct ast_err *err);
 enum ast_rc store_range_scan_back(MDB_txn *txn, MDB_dbi dbi, struct ast_str ns,
                                   struct ast_str prefix, struct ast_str before,
                                   store_each_key *each, void *arg, struct ast_err *err);

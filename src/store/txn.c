@@ -224,6 +224,33 @@ enum ast_rc ast_store_txn_scan(struct ast_store_txn *t, struct ast_str ns, struc
     return rc;
 }
 
+struct last_row {
+    struct ast_str key, value;
+    bool found;
+};
+
+static bool take_last(void *arg, struct ast_str key, struct ast_str value)
+{
+    *(struct last_row *)arg = (struct last_row){ key, value, true };
+    return false;
+}
+
+bool ast_store_txn_last(struct ast_store_txn *t, struct ast_str ns, struct ast_str prefix,
+                        struct ast_str *ret_key, struct ast_str *ret_value)
+{
+    struct ast_err err = AST_ERR_INIT;
+    struct last_row last = { .found = false };
+    enum ast_rc rc = store_range_scan_back(t->txn, t->group->s->dbi, ns, prefix, AST_STR_NONE,
+                                           take_last, &last, &err);
+    if (rc && !t->fail.rc)
+        t->fail = err;
+    if (!last.found)
+        return false;
+    *ret_key = last.key;
+    *ret_value = last.value;
+    return true;
+}
+
 enum ast_rc store_txn_each(struct ast_store_txn *t, struct ast_str ns_prefix, store_each_row *each,
                            void *arg, struct ast_err *err)
 {

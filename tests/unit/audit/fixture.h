@@ -126,20 +126,73 @@ static inline void store_remove(struct fixture *f, struct ast_str ns, struct ast
     assert_int_equal(ast_store_run(f->store, &p.op, NULL), AST_OK);
 }
 
+static inline bool fixture_take(void *arg, const struct audit_stored *row)
+{
+    return audit_stored_text(row, arg, NULL) != AST_OK; /* the first is the wanted one */
+}
+
 static inline void row_text(struct fixture *f, uint64_t seq, struct ast_buf *out)
 {
-    struct audit_key key;
-    bool found = false;
-    audit_key_log(&key, &AST_UUID_NIL, seq);
+    struct audit_range one = { .lo = seq, .hi = seq + 1, .oldest_first = true };
     ast_buf_reset(out);
-    assert_int_equal(ast_store_get(f->store, AUDIT_NS_LOG, audit_key_str(&key), out, &found, NULL),
+    assert_int_equal(audit_rows(f->audit, &AST_UUID_NIL, &one, fixture_take, out, NULL), AST_OK);
+    assert_true(out->n > 0);
+}
+
+/* All rows of the log, as form 1 stored them: one text a value. */
+struct fixture_rows {
+    uint64_t seq[512];
+    char *text[512];
+    char *key[512];
+    unsigned n, keys;
+};
+
+static inline bool fixture_copy(void *arg, const struct audit_stored *row)
+{
+    struct fixture_rows *r = arg;
+    struct ast_buf text = AST_BUF_INIT(AST_AUDIT_MAX_ENTRY);
+    assert_true(r->n < AST_ARRAY_LEN(r->seq));
+    assert_int_equal(audit_stored_text(row, &text, NULL), AST_OK);
+    r->seq[r->n] = row->seq;
+    r->text[r->n++] = text.p;
+    return true;
+}
+
+static inline bool fixture_key_of_block(void *arg, struct ast_str key, struct ast_str value)
+{
+    struct fixture_rows *r = arg;
+    if (audit_block_is(value))
+        r->key[r->keys++] = ast_str_dup(key);
+    return r->keys < AST_ARRAY_LEN(r->key);
+}
+
+/* Rewrites the log as form 1 had it. Blocks that come later are form 2 again. */
+static inline void explode(struct fixture *f)
+{
+    struct fixture_rows *r = calloc(1, sizeof *r);
+    struct audit_range all = { .lo = 1, .hi = UINT64_MAX, .oldest_first = true };
+    assert_non_null(r);
+    assert_int_equal(audit_rows(f->audit, &AST_UUID_NIL, &all, fixture_copy, r, NULL), AST_OK);
+    assert_int_equal(ast_store_scan(f->store, AUDIT_NS_LOG, AST_STR_NONE, AST_STR_NONE,
+                                    fixture_key_of_block, r, NULL),
                      AST_OK);
-    assert_true(found);
+    for (unsigned i = 0; i < r->keys; i++) {
+        store_remove(f, AUDIT_NS_LOG, ast_str_c(r->key[i]));
+        free(r->key[i]);
+    }
+    for (unsigned i = 0; i < r->n; i++) {
+        struct audit_key key;
+        audit_key_log(&key, &AST_UUID_NIL, r->seq[i]);
+        store_put(f, AUDIT_NS_LOG, audit_key_str(&key), ast_str_c(r->text[i]));
+        free(r->text[i]);
+    }
+    free(r);
 }
 
 static inline void put_row_text(struct fixture *f, uint64_t seq, struct ast_str text)
 {
     struct audit_key key;
+    explode(f);
     audit_key_log(&key, &AST_UUID_NIL, seq);
     store_put(f, AUDIT_NS_LOG, audit_key_str(&key), text);
 }

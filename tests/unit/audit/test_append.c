@@ -238,6 +238,37 @@ static void rows_behind_a_failed_batch_fail_and_no_chain_is_broken(void **state)
     assert_int_equal(count_listed(f), 6);
 }
 
+static void too_many_waiting_rows_are_refused_and_those_before_are_kept(void **state)
+{
+    struct fixture *f = *state;
+    struct gate g = { .op = { .apply = gate_apply, .done = gate_done },
+                      .lock = PTHREAD_MUTEX_INITIALIZER,
+                      .changed = PTHREAD_COND_INITIALIZER };
+    struct tally t = { PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0, 0 };
+    struct ast_audit_draft d = admin_draft(AST_STR("alice"), AST_STR("GetStatus"));
+    enum { ROOM = 16384, MORE = 50 };
+
+    ast_store_submit(f->store, &g.op);
+    pthread_mutex_lock(&g.lock);
+    while (!g.is_entered)
+        pthread_cond_wait(&g.changed, &g.lock);
+    pthread_mutex_unlock(&g.lock);
+    for (int i = 0; i < ROOM + MORE; i++)
+        ast_audit_append(f->audit, &d, NULL, count_done, &t);
+    assert_int_equal(t.done, MORE); /* told at once: the writer is held */
+    assert_int_equal(t.failed, MORE);
+    pthread_mutex_lock(&g.lock);
+    g.is_open = true;
+    pthread_cond_broadcast(&g.changed);
+    pthread_mutex_unlock(&g.lock);
+    ast_audit_flow(f->audit); /* returns when half of them are gone */
+    wait_for(&t, ROOM + MORE);
+    assert_int_equal(t.failed, MORE);
+    add_row(f, "alice", "GetStatus");
+    assert_int_equal(count_listed(f), ROOM + 1);
+    assert_string_equal(issues(f, NULL), "");
+}
+
 static void a_bad_draft_is_refused_at_once_and_leaves_no_trace(void **state)
 {
     struct fixture *f = *state;
@@ -315,6 +346,7 @@ int main(void)
         AUDIT_TEST(c09_27_concurrent_appends_leave_linear_chains_and_all_rows_listed),
         AUDIT_TEST(a_failed_write_is_told_and_the_chain_goes_on),
         AUDIT_TEST(rows_behind_a_failed_batch_fail_and_no_chain_is_broken),
+        AUDIT_TEST(too_many_waiting_rows_are_refused_and_those_before_are_kept),
         AUDIT_TEST(a_bad_draft_is_refused_at_once_and_leaves_no_trace),
         AUDIT_TEST(c09_31_a_marker_goes_with_its_row_or_becomes_interrupted),
     };

@@ -108,6 +108,7 @@ static void c09_26_altered_hash_id_and_signature_are_found(void **state)
 static void remove_row(struct fixture *f, uint64_t seq)
 {
     struct audit_key key;
+    explode(f);
     audit_key_log(&key, &AST_UUID_NIL, seq);
     store_remove(f, AUDIT_NS_LOG, audit_key_str(&key));
 }

@@ -115,6 +115,44 @@ static bool collect(void *arg, struct ast_str key, struct ast_str value)
     return !c->limit || --c->limit;
 }
 
+static enum ast_rc last_in_txn(struct ast_store_txn *t, void *arg, struct ast_err *err)
+{
+    struct ast_str key, value;
+    (void)arg, (void)err;
+    assert_true(ast_store_txn_last(t, AST_STR("ab"), AST_STR("b/"), &key, &value));
+    assert_true(ast_str_is(key, "b/2") && ast_str_is(value, "b/2"));
+    assert_false(ast_store_txn_last(t, AST_STR("ab"), AST_STR("x"), &key, &value));
+    assert_false(ast_store_txn_last(t, AST_STR("zz"), AST_STR("b/"), &key, &value));
+    return AST_OK;
+}
+
+static void scans_begin_at_a_key_or_the_one_before_it(void **state)
+{
+    struct fixture *f = *state;
+    struct ast_str keys[] = { AST_STR("a"),   AST_STR("b/1"), AST_STR("b/10"),
+                              AST_STR("b/2"), AST_STR("c"),   AST_STR_NONE };
+    static const struct {
+        const char *prefix, *at, *keys;
+    } cases[] = {
+        { "b/", "b/1", "b/1 b/10 b/2 " },
+        { "b/", "b/11", "b/10 b/2 " },
+        { "b/", "b/9", "b/2 " },
+        { "b/", "b/0", "b/1 b/10 b/2 " },
+        { "", "b", "a b/1 b/10 b/2 c " },
+        { "", "0", "a b/1 b/10 b/2 c " },
+        { "x", "x1", "" },
+    };
+    assert_int_equal(run_fn(f->store, put_rows, keys, NULL), AST_OK);
+    for (size_t i = 0; i < AST_ARRAY_LEN(cases); i++) {
+        struct collected got = { .limit = 0 };
+        assert_int_equal(ast_store_scan_at(f->store, AST_STR("ab"), ast_str_c(cases[i].prefix),
+                                           ast_str_c(cases[i].at), collect, &got, NULL),
+                         AST_OK);
+        assert_string_equal(got.text, cases[i].keys);
+    }
+    assert_int_equal(run_fn(f->store, last_in_txn, NULL, NULL), AST_OK);
+}
+
 struct scan_case {
     struct ast_str prefix, after;
     size_t limit;
@@ -310,6 +348,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         STORE_TEST(an_op_sees_its_own_writes),
         STORE_TEST(c09_39_namespaces_and_keys_have_limits),
+        STORE_TEST(scans_begin_at_a_key_or_the_one_before_it),
         STORE_TEST(scans_are_ordered_and_stay_in_their_namespace),
         STORE_TEST(clear_spares_and_counts),
         STORE_TEST(a_large_clear_is_one_change),
