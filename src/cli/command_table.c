@@ -218,6 +218,20 @@ static const struct cli_option keypair_list_options[] = { LIST_JSON_ROW, FORMAT_
 static const struct cli_option keypair_pubkey_options[] = {
     { 0, "format", "F", "hex or openssh [default: hex]" }, OPTION_END
 };
+static const struct cli_option secret_set_options[] = {
+    AGENT_ROW("whose value"),
+    { 0, "capsule", "NAME", "the capsule that reads it" },
+    { 0, "scope", "S", "agent or shared (with every agent) [default: agent]" },
+    OPTION_END,
+};
+static const struct cli_option secret_list_options[] = { AGENT_ROW("whose values"), FORMAT_ROW,
+                                                         OPTION_END };
+static const struct cli_option secret_delete_options[] = {
+    AGENT_ROW("whose value"), { 0, "capsule", "NAME", "the capsule that reads it" }, OPTION_END
+};
+static const struct cli_option doctor_options[] = {
+    { 0, "no-daemon", NULL, "do not ask the daemon" }, OPTION_END
+};
 static const struct cli_option keypair_delete_options[] = { { 'y', "yes", NULL, "do not ask back" },
                                                             OPTION_END };
 
@@ -319,6 +333,14 @@ const struct cli_command cli_commands[] = {
       cmd_capsule_show },
     { "capsule remove", "<NAME>", 1, 1, "Remove an installed capsule", NULL, remove_options,
       cmd_capsule_remove },
+    { "secret set", "<KEY> [VALUE]", 1, 2, "Give a capsule a setting or a secret",
+      "Without VALUE, or with -, it is read from the terminal (hidden) or from standard input. What the\n"
+      "capsule's manifest declares as a secret goes to the secret store, the rest to the agent's settings.",
+      secret_set_options, cmd_secret_set },
+    { "secret list", "", 0, 0, "List settings and secrets, without their values", NULL,
+      secret_list_options, cmd_secret_list },
+    { "secret delete", "<KEY>", 1, 1, "Delete a setting or a secret", NULL, secret_delete_options,
+      cmd_secret_delete },
     { "build", "[PATH]", 0, 1, "Build a capsule project into an archive", NULL, build_options,
       cmd_build },
     { "audit tail", "", 0, 0, "Print the newest rows of the audit log", NULL, audit_tail_options,
@@ -332,6 +354,8 @@ const struct cli_command cli_commands[] = {
     { "gateway token", "", 0, 0, "Print a bearer token for the HTTP gateway",
       "Signs with keys/gateway.ed25519 of this home: who can read that file can speak for anybody.",
       token_options, cmd_gateway_token, "More" },
+    { "doctor", "", 0, 0, "Check this installation; changes nothing", NULL, doctor_options,
+      cmd_doctor },
     { "version", "", 0, 0, "Print version and build", NULL, format_options, cmd_version },
     { "completions", "<SHELL>", 1, 1,
       "Print a completion script for bash, zsh, fish, elvish or powershell", NULL, NULL,

@@ -265,17 +265,13 @@ enum ast_rc cli_connect(struct cli *cli, struct ast_uplink_client **ret, struct 
     return rc;
 }
 
-enum ast_rc cli_request(struct cli *cli, struct ast_uplink_client *c, const char *suffix,
-                        struct ast_str request, int64_t timeout_ms, struct ast_uplink_frame *frame,
-                        const struct ast_json **ret, struct ast_err *err)
+enum ast_rc cli_request_as(struct ast_uplink_client *c, struct ast_str who, const char *suffix,
+                           struct ast_str request, int64_t timeout_ms,
+                           struct ast_uplink_frame *frame, const struct ast_json **ret,
+                           struct ast_err *err)
 {
-    struct ast_principal who;
     struct ast_str status, text;
-    enum ast_rc rc = cli_principal(cli, &who, err);
-
-    if (!rc)
-        rc = ast_uplink_request(c, ast_str_c(suffix), request, ast_principal_str(&who), timeout_ms,
-                                frame, err);
+    enum ast_rc rc = ast_uplink_request(c, ast_str_c(suffix), request, who, timeout_ms, frame, err);
     if (rc)
         return rc;
     const struct ast_json *data = ast_json_member(frame->payload, "data");
@@ -286,4 +282,16 @@ enum ast_rc cli_request(struct cli *cli, struct ast_uplink_client *c, const char
                         AST_STR_ARG(text));
     *ret = data;
     return AST_OK;
+}
+
+enum ast_rc cli_request(struct cli *cli, struct ast_uplink_client *c, const char *suffix,
+                        struct ast_str request, int64_t timeout_ms, struct ast_uplink_frame *frame,
+                        const struct ast_json **ret, struct ast_err *err)
+{
+    struct ast_principal who;
+    enum ast_rc rc = cli_principal(cli, &who, err);
+
+    return rc ? rc
+              : cli_request_as(c, ast_principal_str(&who), suffix, request, timeout_ms, frame, ret,
+                               err);
 }

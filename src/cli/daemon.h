@@ -24,8 +24,13 @@ enum ast_rc cli_connect(struct cli *cli, struct ast_uplink_client **ret, struct 
 enum ast_rc cli_daemon_connect(struct cli *cli, struct ast_uplink_client **ret,
                                struct ast_err *err);
 
-/* A kernel request by the active agent; *ret is the answer's "data" half, borrowed from `frame`. A refusal becomes an error:
- * "kernel rejected request: ...". */
+/* A kernel request of `who`; empty: unstamped, as the daemon verbs ask (spec 08 §1.4). *ret is the answer's "data" half,
+ * borrowed from `frame`. A refusal becomes DENIED "kernel rejected request: ...". */
+enum ast_rc cli_request_as(struct ast_uplink_client *c, struct ast_str who, const char *suffix,
+                           struct ast_str request, int64_t timeout_ms,
+                           struct ast_uplink_frame *frame, const struct ast_json **ret,
+                           struct ast_err *err);
+/* The same of the active agent. */
 enum ast_rc cli_request(struct cli *cli, struct ast_uplink_client *c, const char *suffix,
                         struct ast_str request, int64_t timeout_ms, struct ast_uplink_frame *frame,
                         const struct ast_json **ret, struct ast_err *err);

@@ -61,7 +61,7 @@ class Log(Case):
         equal(tail.returncode, 0, tail.stderr)
         equal(len(tail.stdout.splitlines()), 4)
         for line in tail.stdout.splitlines():
-            check("  default  GetStatus  success" in line, line)
+            equal(line.split()[1:], ["default", "GetStatus", "success"], line)
         equal(self.d.cli("audit", "tail", "-n", "0").returncode, 1)
 
 

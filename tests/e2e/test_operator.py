@@ -2,6 +2,7 @@
 """What an operator types: agents, rights, groups, quotas, keys, the context (spec 08 §1 to §5, checklist 1 to 20)."""
 import json
 import os
+import re
 import shutil
 import socket
 import stat
@@ -87,6 +88,8 @@ class Peer:
                     continue
                 self.frames.append(frame)
                 body = frame["payload"]
+                if "request_id" not in body:
+                    continue
                 status, data = self.answers.get(frame["topic"], ("Success", {}))
                 topic = frame["topic"].replace("astrid.v1.admin.", "astrid.v1.admin.response.")
                 # Noise first: another request's answer on the same topic, and another topic.
@@ -263,6 +266,98 @@ class Alone(Cli):
         equal(self._run("ps", code=1).stderr, "\u2717 Failed to connect to daemon\n")
         equal(self._run("stop").stdout, "i Cleaned up stale daemon socket.\n")
         check(not os.path.exists(dead))
+
+    def c08_11_doctor_looks_and_changes_nothing(self):
+        def run(home, *words):
+            return subprocess.run([program("astrid"), "doctor", *words], env={"ASTRID_HOME": home, "PATH": "/nowhere"},
+                                  stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=20)
+        done = run("relative", "--no-daemon")
+        equal(done.returncode, 1)
+        equal(done.stdout.split("\n")[:2], ["Astrid health check", "  [FAIL] ASTRID_HOME \u2014 ASTRID_HOME must be an absolute path"])
+        equal(done.stderr, "\u2717 One or more checks failed.\n")
+        home = os.path.join(self.d.home, "not-there")
+        for words in ((), ("--no-daemon",)):
+            done = run(home, *words)
+            equal(done.returncode, 0, done.stdout)
+            lines = done.stdout.split("\n")
+            equal([l[:8] for l in lines[1:4]], ["  [OK]  ", "  [WARN]", "  [WARN]"])
+            equal(lines[4], "\u2713 All checks passed.")
+        check(not os.path.exists(home), "doctor made something")
+        os.makedirs(self.d.path("run"), mode=0o700, exist_ok=True)
+        dead = self.d.path("run", "system.sock")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as s:
+            s.bind(dead)
+        check("  [FAIL] Daemon roundtrip \u2014 " in self._run("doctor", code=1).stdout)
+        check("roundtrip" not in self._run("doctor", "--no-daemon").stdout)
+        os.unlink(dead)
+
+    def _with_secrets(self):
+        """An installed capsule that declares a secret and a setting."""
+        folder = self.d.path("home", "default", ".local", "capsules", "vault")
+        os.makedirs(folder, exist_ok=True)
+        with open(os.path.join(folder, "Capsule.toml"), "w") as f:
+            f.write('[package]\nname = "vault"\nversion = "1.0.0"\n[env.API_KEY]\ntype = "Secret"\n'
+                    '[env.URL]\ntype = "string"\n')
+
+    def c08_19_secrets_and_settings_of_the_original_s_files(self):
+        self._with_secrets()
+        store = lambda scope: self.d.path("secrets", scope, "vault", "API_KEY")
+        env = self.d.path("home", "ann", ".config", "env", "vault.env.json")
+        vault = ["-a", "ann", "--capsule", "vault"]
+        self._run("secret", "set", "API_KEY", "s3cret\u00e4", *vault)
+        self._run("secret", "set", "API_KEY", "-", *vault, "--scope", "shared", stdin="from stdin\n")
+        for scope, text in (("ann", "s3cret\u00e4"), ("__host__", "from stdin")):
+            with open(store(scope)) as f:
+                equal(f.read(), text)
+            equal((mode_of(store(scope)), mode_of(os.path.dirname(store(scope)))), (0o600, 0o700))
+        # The original wrote this; what it holds stays.
+        os.makedirs(os.path.dirname(env), mode=0o700)
+        with open(env, "w") as f:
+            f.write('{\n  "URL": "http://old",\n  "API_KEY": "plain"\n}')
+        self._run("secret", "set", "MODE", stdin="fast", *vault)
+        with open(env) as f:
+            text = f.read()
+        equal(json.loads(text), {"URL": "http://old", "API_KEY": "plain", "MODE": "fast"})
+        check(text.startswith('{\n  "'), text)
+        equal(mode_of(env), 0o600)
+        want = [{"capsule": "vault", "key": "API_KEY", "storage": "env-json-legacy"},
+                {"capsule": "vault", "key": "API_KEY", "storage": "file", "scope": "agent"},
+                {"capsule": "vault", "key": "API_KEY", "storage": "file", "scope": "shared"},
+                {"capsule": "vault", "key": "MODE", "storage": "env-json"},
+                {"capsule": "vault", "key": "URL", "storage": "env-json"}]
+        equal(self._json("secret", "list", "-a", "ann"), want)
+        shown = self._run("secret", "list", "-a", "ann").stdout
+        for value in ("s3cret", "stdin", "plain", "http", "fast"):
+            check(value not in shown + json.dumps(want), "a value is shown")
+        equal(shown.split("\n")[0].split(), ["CAPSULE", "KEY", "STORAGE", "SCOPE"])
+        self._run("secret", "delete", "API_KEY", *vault)
+        equal([r["key"] for r in self._json("secret", "list", "-a", "ann")], ["MODE", "URL"])
+        for key in ("MODE", "URL"):
+            self._run("secret", "delete", key, *vault)
+        check(not os.path.exists(env), "the last key takes the file with it")
+        self._fails("! 'URL' not set", "secret", "delete", "URL", *vault)
+        self._run("secret", "set", "PLAIN", "x")
+        with open(self.d.path("home/default/.config/env/default.env.json")) as f:
+            equal(json.load(f), {"PLAIN": "x"})
+
+    def c08_19_what_is_wrong_with_a_secret_is_said(self):
+        self._with_secrets()
+        self._fails("invalid key: must not be empty", "secret", "set", "", "x")
+        self._fails("--scope requires --capsule (", "secret", "set", "K", "x", "--scope", "agent")
+        self._fails("--scope requires the capsule manifest to declare 'URL' as type=\"secret\" (", "secret", "set", "URL", "x",
+                    "--capsule", "vault", "--scope", "shared")
+        self._fails("agent or shared", "secret", "set", "K", "x", "--scope", "all", code=2)
+        self._fails("error: ", "secret", "set", "API_KEY", "", "--capsule", "vault")
+        for name in ("../up", "a/b", "UP"):
+            self._fails("error: ", "secret", "set", "K", "x", "--capsule", name)
+        folder = self.d.path("home", "bad", ".config", "env")
+        os.makedirs(folder)
+        for text, error in (("[]", "vault.env.json is not a JSON object"), ("{", "vault.env.json is not valid JSON")):
+            with open(os.path.join(folder, "vault.env.json"), "w") as f:
+                f.write(text)
+            self._fails(error, "secret", "set", "URL", "x", "--capsule", "vault", "-a", "bad")
+            with open(f.name) as f:
+                equal(f.read(), text, "a broken file is not replaced")
 
     def c08_12_logs_print_the_last_lines_of_the_newest_file(self):
         folder = self.d.path("log")
@@ -495,6 +590,22 @@ class Wire(Cli):
         self._run("agent", "switch", "default")
         self.peer.take()
 
+    def emit_publishes_what_a_hook_says(self):
+        env = {"ASTRID_HOME": self.d.home, "ASTRID_PRINCIPAL_ID": "alice", "ASTRID_SESSION_ID": "s-1", "ASTRID_HOOK_TOKEN": "t"}
+        for words in (["sage.v1.hook.before_tool"], ["--topic", "sage.v1.hook.before_tool"]):
+            done = subprocess.run([program("astrid-emit"), *words], env=env, input=b'{"a":"\xc3\xa4\xff"}', stdout=subprocess.PIPE,
+                                  stderr=subprocess.PIPE, timeout=20)
+            equal((done.returncode, done.stdout, done.stderr), (0, b'{"continue":true}\n', b""))
+            wait_for(lambda: self.peer.frames, what="the event")
+            frame = self.peer.frames.pop()
+            equal((frame["topic"], frame["principal"]), ("sage.v1.hook.before_tool", "alice"))
+            equal(frame["payload"], {"type": "raw_json", "hook": "before_tool", "payload": '{"a":"\u00e4\ufffd"}',
+                                     "correlation_id": None, "principal_id": "alice", "session_id": "s-1", "token": "t"})
+        for word in ("--help", "--version"):
+            done = subprocess.run([program("astrid-emit"), word], env={}, stdout=subprocess.PIPE, text=True)
+            equal(done.returncode, 0)
+            check("continue" not in done.stdout.split("\n")[0], done.stdout)
+
     def an_answer_of_another_kind_is_an_error(self):
         self.peer.answer("agent.create", "Weird", {})
         self._fails("unexpected response from kernel: ", "agent", "create", "bob")
@@ -605,11 +716,13 @@ class Served(Cli):
         equal(self._run("caps", "check", "carl", "net:good", code=1).stdout, "denied: agent 'carl' is disabled\n")
         # The same question, answered by the daemon: the status request needs system:status.
         self._run("agent", "enable", "carl")
-        self._run("agent", "switch", "carl")
-        self._json("status")
-        self._run("agent", "switch", "default")
+        client = self.d.client()
+        self._run("caps", "check", "carl", "system:status")
+        equal(client.request("GetStatus", principal="carl")["status"], "Status")
         self._run("caps", "revoke", "carl", "system:status")
         self._run("caps", "check", "carl", "system:status", code=1)
+        equal(client.request("GetStatus", principal="carl")["status"], "Error")
+        client.close()
 
     def c08_16_limits_change_one_by_one(self):
         self._run("agent", "create", "quinn")
@@ -672,6 +785,22 @@ class Served(Cli):
         for name in ("crew", "all"):
             equal(self._run("group", "delete", name).stdout, "\u2713 Deleted group '%s'\n" % name)
         self._fails("group 'crew' not found", "group", "show", "crew")
+
+    def the_daemon_verbs_do_not_ask_as_the_active_agent(self):
+        self._run("agent", "create", "small", "--group", "restricted")
+        self._run("agent", "switch", "small")
+        check(self._run("status").stdout.startswith("\u2713 Astrid daemon (PID "))
+        check("active" in self._run("who").stdout)
+        self._run("doctor")
+        self._fails("kernel rejected request: permission denied for principal small: missing capability self:agent:list",
+                    "agent", "list")
+        equal(self._run("agent", "switch", "default").stderr, "")
+
+    def rows_of_the_audit_log_line_up(self):
+        self._run("agent", "create", "rowan")
+        rows = self._run("audit", "query", "-n", "50").stdout.splitlines()
+        check(any(r[22:].startswith("default       admin.agent.create       success") for r in rows), rows)
+        check(all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ  \S+ +\S+ +(success|\S.*)", r) for r in rows), rows)
 
     def who_has_a_row_for_each_connection(self):
         clients = [self.d.client() for _ in range(2)]

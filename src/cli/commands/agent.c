@@ -254,7 +254,8 @@ int cmd_agent_switch(struct cli *cli)
         return cli_error(&err);
     }
     /* Without a daemon, or without the right to look, the wish is taken as it is. */
-    if (!list_agents(cli, &f, &data, &ignored) &&
+    if (!ast_str_eq(ast_principal_str(&who), AST_PRINCIPAL_DEFAULT) &&
+        !list_agents(cli, &f, &data, &ignored) &&
         !cli_admin_row(data, AST_STR("principal"), ast_principal_str(&who)))
         cli_warning("agent '%s' was not found, or you may not see it", who.name);
     if (cli_context_write(cli, &who, &err))

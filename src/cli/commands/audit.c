@@ -80,6 +80,15 @@ static void print_field(const struct ast_json *row, struct ast_str key)
     cli_print_text(stdout, ast_json_str_or(row, key, AST_STR("-")));
 }
 
+/* A column: rows come one by one, so its width is what usual names need. */
+static void print_column(const struct ast_json *row, struct ast_str key, size_t width)
+{
+    struct ast_str text = ast_json_str_or(row, key, AST_STR("-"));
+
+    cli_print_text(stdout, text);
+    printf("%*s  ", text.n < width ? (int)(width - text.n) : 0, "");
+}
+
 static void print_row(const struct ask *a, const struct ast_json *row)
 {
     AST_AUTO(ast_buf_done) struct ast_buf line = AST_BUF_INIT(4u * 1024 * 1024);
@@ -94,10 +103,8 @@ static void print_row(const struct ask *a, const struct ast_json *row)
     (void)ast_json_u64(ast_json_member(row, "ts_epoch"), &secs);
     fputs(ast_time_format((int64_t)secs * AST_NS_PER_SEC, AST_TIME_Z, time).p, stdout);
     fputs("  ", stdout);
-    print_field(row, AST_STR("principal"));
-    fputs("  ", stdout);
-    print_field(row, AST_STR("method"));
-    fputs("  ", stdout);
+    print_column(row, AST_STR("principal"), 12);
+    print_column(row, AST_STR("method"), 23);
     print_field(row, AST_STR("outcome"));
     if (ast_json_type(ast_json_member(row, "target_principal")) == AST_JSON_STRING) {
         fputs("  -> ", stdout);

@@ -18,8 +18,8 @@ static enum ast_rc get_status(struct cli *cli, struct ast_uplink_frame *f,
     enum ast_rc rc = ast_uplink_connect(&cli->home, &c, err);
 
     if (!rc)
-        rc = cli_request(cli, c, "status", AST_STR("{\"method\":\"GetStatus\"}"), STATUS_WAIT_MS, f,
-                         ret, err);
+        rc = cli_request_as(c, AST_STR_NONE, "status", AST_STR("{\"method\":\"GetStatus\"}"),
+                            STATUS_WAIT_MS, f, ret, err);
     ast_uplink_disconnect(c);
     return rc;
 }
@@ -63,8 +63,8 @@ static enum ast_rc stop_daemon(struct cli *cli, const char *reason, struct ast_e
 
     ast_buf_addf(&request, "{\"method\":\"Shutdown\",\"params\":{\"reason\":\"%s\"}}", reason);
     if (!rc)
-        rc =
-            cli_request(cli, c, "shutdown", ast_buf_view(&request), STATUS_WAIT_MS, &f, &data, err);
+        rc = cli_request_as(c, AST_STR_NONE, "shutdown", ast_buf_view(&request), STATUS_WAIT_MS, &f,
+                            &data, err);
     ast_uplink_disconnect(c);
     if (!rc && !cli_daemon_wait_gone(cli, STOP_WAIT_MS))
         rc = ast_fail(err, AST_E_TIMEOUT,
@@ -157,7 +157,10 @@ int cmd_status(struct cli *cli)
         return cli_error(&err);
     if (state == CLI_DAEMON_NONE)
         return no_daemon(cli, "No Astrid daemon is running.");
-    if (state != CLI_DAEMON_UP || get_status(cli, &f, &status, &err)) {
+    enum ast_rc rc = state == CLI_DAEMON_UP ? get_status(cli, &f, &status, &err) : AST_E_CLOSED;
+    if (rc == AST_E_DENIED)
+        return cli_error(&err);
+    if (rc) {
         cli_failure(
             "Daemon socket exists but connection failed. It may be starting up or in a bad state.");
         if (cli->verbose)
@@ -187,7 +190,10 @@ static int status_or_tell(struct cli *cli, struct ast_uplink_frame *f, const str
             cli_info("No Astrid daemon is running.");
         return CLI_OK;
     }
-    if (state != CLI_DAEMON_UP || get_status(cli, f, ret, &err)) {
+    enum ast_rc rc = state == CLI_DAEMON_UP ? get_status(cli, f, ret, &err) : AST_E_CLOSED;
+    if (rc == AST_E_DENIED)
+        return cli_error(&err);
+    if (rc) {
         *ret = NULL;
         cli_failure("Failed to connect to daemon");
         if (cli->verbose)

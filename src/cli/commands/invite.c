@@ -164,8 +164,8 @@ int cmd_invite_issue(struct cli *cli)
         (unsigned long long)uses,
         AST_STR_ARG(ast_json_str_or(data, AST_STR("metadata"), AST_STR("-"))));
     print_expiry(data);
-    cli_note("It is shown only now. Who gets it runs: astrid keypair generate --name KEY, then "
-             "astrid invite redeem <TOKEN> --keypair KEY");
+    cli_note(
+        "It is shown only now. To redeem it: astrid keypair generate --name KEY, then astrid invite redeem <TOKEN> --keypair KEY; or over HTTP: POST /api/auth/redeem");
     return CLI_OK;
 }
 
@@ -326,8 +326,8 @@ int cmd_pair_issue(struct cli *cli)
                 AST_STR_ARG(ast_json_str_or(data, AST_STR("principal"), AST_STR("?"))),
                 AST_STR_ARG(ast_json_str_or(data, AST_STR("label"), AST_STR("-"))));
     print_expiry(data);
-    cli_note("It is shown only now and works once. On the other device run: astrid keypair "
-             "generate --name KEY, then astrid pair redeem <TOKEN> --keypair KEY");
+    cli_note(
+        "It is shown only now and works once. To redeem it with the device's key: astrid pair redeem <TOKEN> --public-key HEX (or --keypair KEY); or over HTTP: POST /api/auth/pair-device/redeem");
     return CLI_OK;
 }
 
