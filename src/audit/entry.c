@@ -313,7 +313,7 @@ bool ast_audit_entry_is_sealed_right(const struct ast_audit_entry *e)
 
 const char *ast_audit_short_id(const struct ast_uuid *id, char out[static AST_AUDIT_SHORT_ID])
 {
-    memcpy(out, "audit:", 6);
+    memcpy(out, "audit:", sizeof "audit:");
     ast_hex_encode(id->b, 4, out + 6);
     return out;
 }

@@ -213,7 +213,7 @@ static void remember(struct capsule_matches *m, const struct capsule_handler *en
 {
     const struct capsule_handler **v = m->many ? m->many : m->few;
     if (m->n == (m->many ? m->cap : AST_ARRAY_LEN(m->few))) {
-        size_t cap = m->n * 2;
+        size_t cap = AST_MAX(m->n * 2, 2 * AST_ARRAY_LEN(m->few));
         const struct capsule_handler **more = realloc(m->many, cap * sizeof *more);
         if (!more) {
             m->lost++;

@@ -70,7 +70,7 @@ enum ast_rc ast_capsules_unload(struct ast_capsules *r, struct ast_str id, struc
 
 /* Cancels the install hook that runs now and those that come: their installs fail. For the shutdown, before the
  * loader thread is waited for. Any thread. */
-void ast_capsules_cancel_hooks(struct ast_capsules *c);
+void ast_capsules_cancel_hooks(struct ast_capsules *r);
 
 /* Waits until no handler call is waiting or running, at most `wait_ms` (shutdown: handlers of
  * kernel_shutdown get to run). New events are still accepted. */

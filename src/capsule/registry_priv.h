@@ -57,7 +57,7 @@ void registry_publish_loaded(struct ast_capsules *r);
 
 /* --- activity.c --- */
 
-void activity_scrape(void *registry); /* refreshes the metrics of capsules */
+void activity_scrape(void *arg); /* refreshes the metrics of capsules */
 
 /* --- load.c --- */
 

@@ -10,6 +10,7 @@
 #include "base/banned.h"
 
 #define CONFIG_MAX_BYTES  1048576u
+#define DEPTH_MAX         254u /* the counter of a message ends at 255 */
 #define APPROVAL_SECS_MAX 86400u
 
 static void link_done(struct ast_kernel_link *l)
@@ -110,6 +111,27 @@ static enum ast_rc read_logging(const struct ast_json *table, struct ast_daemon_
     return rc ? rc : set_directives(c, ast_buf_view(&joined), err);
 }
 
+/* What capsules may expect of each other's messages (spec README §5 gaps 42 and 44). */
+static enum ast_rc read_bus_rules(const struct ast_json *table, struct ast_daemon_config *c,
+                                  struct ast_err *err)
+{
+    const struct ast_json *v = ast_json_member(table, "claimed_attribution");
+    uint64_t n = 0;
+
+    if (v && !ast_json_bool(v, &c->shows_claims))
+        return ast_fail(
+            err, AST_E_INVALID,
+            "Validation error in field 'capsule.claimed_attribution': expected true or false");
+    v = ast_json_member(table, "publish_depth_max");
+    if (v && (!ast_json_u64(v, &n) || n == 0 || n > DEPTH_MAX))
+        return ast_fail(err, AST_E_INVALID,
+                        "Validation error in field 'capsule.publish_depth_max': expected 1 to %u",
+                        DEPTH_MAX);
+    if (v)
+        c->depth_max = (unsigned)n;
+    return AST_OK;
+}
+
 static enum ast_rc read_capsule(const struct ast_json *table, struct ast_daemon_config *c,
                                 struct ast_err *err)
 {
@@ -128,7 +150,7 @@ static enum ast_rc read_capsule(const struct ast_json *table, struct ast_daemon_
                             ceilings[i].key, ceilings[i].key);
         *ceiling_at(c, i) = (unsigned)n;
     }
-    return AST_OK;
+    return read_bus_rules(table, c, err);
 }
 
 static enum ast_rc read_asking(const struct ast_json *root, struct ast_daemon_config *c,

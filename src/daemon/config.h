@@ -13,6 +13,8 @@ struct ast_daemon_config {
     enum ast_log_format log_format;
     char *log_directives;                    /* owned; NULL: none */
     unsigned pool_max, blocking_max, io_max; /* 0: derived */
+    bool shows_claims;                       /* capsule.claimed_attribution */
+    unsigned depth_max;                      /* capsule.publish_depth_max; 0: no limit */
     unsigned approval_secs;                  /* 0: the built-in minute */
     bool own_questions_only;                 /* clients see questions of the principals they use */
     bool audit_fail_open;                    /* fail_closed = false; default: closed */

@@ -204,6 +204,8 @@ static enum ast_rc start(struct daemon *d, const struct ast_daemon_config *cfg)
         .pool_max = d->opt.pool_max ? d->opt.pool_max : cfg->pool_max,
         .blocking_max = d->opt.blocking_max ? d->opt.blocking_max : cfg->blocking_max,
         .io_max = d->opt.io_max ? d->opt.io_max : cfg->io_max,
+        .shows_claims = cfg->shows_claims,
+        .depth_max = cfg->depth_max,
         .approval_secs = cfg->approval_secs,
         .links = cfg->links.v,
         .link_count = cfg->links.n,

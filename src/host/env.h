@@ -54,6 +54,9 @@ struct ast_host {
     /* Whoever keeps a record; must not block. Any thread. NULL: nobody. */
     void (*on_approval)(void *arg, const struct ast_host_approval *what);
     void *on_approval_arg;
+    /* Messages of publish-as arrive as `claimed`, not as `verified` (spec 04 §5.3). */
+    bool shows_claims;
+    unsigned depth_max;   /* publishes caused by one another, spec 04 §5.5; 0: no limit */
     unsigned recv_max_ms; /* the longest a guest's recv waits, for tests; 0: AST_RECV_MAX_MS */
 };
 

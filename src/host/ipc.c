@@ -11,7 +11,7 @@
 
 #include "base/banned.h"
 
-#define DEPTH_NOTABLE 8 /* spec 04 §5.5: counted and logged, never refused */
+#define DEPTH_NOTABLE 8 /* spec 04 §5.5: counted and logged; refused by setting only */
 
 static const char publish_fn[] = "astrid:ipc/host.publish";
 static const char publish_as_fn[] = "astrid:ipc/host.publish-as";
@@ -75,6 +75,11 @@ static int publish(struct ast_abi *a, const char *fn, struct ast_str topic, stru
     const struct ast_host_env *env = call->env;
     struct ast_msg *msg = NULL;
     bool ok = may_publish(call, topic, payload, principal, &reterr->tag);
+    uint8_t depth = ok ? next_depth(call, topic) : 0;
+    if (ok && env->host->depth_max && depth > env->host->depth_max) {
+        reterr->tag = AST_IPC_ERROR_BACKPRESSURE;
+        ok = false;
+    }
     if (ok) {
         const struct ast_msg_spec spec = {
             .topic = topic,
@@ -83,7 +88,7 @@ static int publish(struct ast_abi *a, const char *fn, struct ast_str topic, stru
             .source_id = env->uuid,
             .origin = "wasm_guest",
             .claimed = claimed,
-            .depth = next_depth(call, topic),
+            .depth = depth,
         };
         /* Any failure but lack of memory means that it is not JSON: step 8. */
         enum ast_rc rc = ast_msg_from_json(&spec, payload, &msg, /* err= */ NULL);

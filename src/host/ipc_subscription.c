@@ -262,15 +262,18 @@ static bool take(struct ast_host_call *call, struct ast_ipc_subscription *s)
     return false;
 }
 
-static void fill_message(struct ast_abi *a, const struct ast_msg *m, char *uuid,
+static void fill_message(struct ast_abi *a, const struct ast_msg *m, bool shows_claims, char *uuid,
                          struct ast_ipc_ipc_message *ret)
 {
     ret->topic = host_utf8(a, m->topic);
     ret->payload = host_utf8(a, m->body);
     ret->source_id = ast_uuid_format(&m->source_id, uuid);
     ret->principal.tag = AST_IPC_PRINCIPAL_ATTRIBUTION_SYSTEM;
-    if (m->principal.n) {
-        /* Also for publish-as: capsules read only this arm (spec 04 §5.3). */
+    if (m->principal.n && m->claimed && shows_claims) {
+        ret->principal.tag = AST_IPC_PRINCIPAL_ATTRIBUTION_CLAIMED;
+        ret->principal.u.claimed = host_utf8(a, m->principal);
+    } else if (m->principal.n) {
+        /* Usually for publish-as too: capsules read only this arm (spec 04 §5.3). */
         ret->principal.tag = AST_IPC_PRINCIPAL_ATTRIBUTION_VERIFIED;
         ret->principal.u.verified = host_utf8(a, m->principal);
     }
@@ -297,7 +300,8 @@ static int envelope(struct ast_abi *a, const char *fn, struct ast_ipc_subscripti
             return AST_ABI_ERR;
         }
         for (size_t i = 0; i < n; i++)
-            fill_message(a, s->delivered.v[i], uuids + i * AST_UUID_TEXT, &ret->messages.v[i]);
+            fill_message(a, s->delivered.v[i], call->env->host->shows_claims,
+                         uuids + i * AST_UUID_TEXT, &ret->messages.v[i]);
         ret->messages.n = n;
         host_context_receive(call, s->delivered.v[0]);
     }

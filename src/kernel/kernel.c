@@ -149,6 +149,8 @@ static enum ast_rc open_capsules(struct ast_kernel *k, const struct ast_kernel_c
         .sched = k->sched,
         .allowances = k->allowances,
         .approval_limit_ns = (int64_t)cfg->approval_secs * AST_NS_PER_SEC,
+        .shows_claims = cfg->shows_claims,
+        .depth_max = cfg->depth_max,
         .has_listener = has_listener,
         .has_listener_arg = k,
     };

@@ -29,6 +29,8 @@ struct ast_kernel_config {
     bool watch_capsules;                     /* load what changes in the capsule folders */
     unsigned pool_max, blocking_max, io_max; /* 0: derived */
     unsigned workers;                        /* 0: CPUs */
+    bool shows_claims;                       /* messages of publish-as arrive as claimed */
+    unsigned depth_max;                      /* publishes caused by one another; 0: no limit */
     unsigned approval_secs;                  /* how long people have to approve; 0: 60 */
     const char *version;                     /* product version */
     bool

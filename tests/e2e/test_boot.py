@@ -109,6 +109,21 @@ class Stop(Case):
             check(not os.path.lexists(self.d.path(name)), name)
         os.unlink(self.d.path("etc/groups.toml"))
 
+    def rules_of_the_bus_are_settings(self):
+        for line, says in [("claimed_attribution = 1", "capsule.claimed_attribution': expected true or false"),
+                           ("publish_depth_max = 0", "capsule.publish_depth_max': expected 1 to 254"),
+                           ("publish_depth_max = 255", "capsule.publish_depth_max': expected 1 to 254")]:
+            with open(self.d.path("config.toml"), "w") as f:
+                f.write("[capsule]\n%s\n" % line)
+            code, err = self.d.refuses_to_boot()
+            equal(code, 1)
+            check(says in err, err)
+        with open(self.d.path("config.toml"), "w") as f:
+            f.write("[capsule]\nclaimed_attribution = true\npublish_depth_max = 8\n")
+        self.d.start()
+        equal(self.d.stop(), 0)
+        os.unlink(self.d.path("config.toml"))
+
     def c01_53_sigterm_during_boot_removes_socket_and_token(self):
         self.d.spawn()
         wait_for(lambda: os.path.exists(self.d.path("run/system.token")), what="token")

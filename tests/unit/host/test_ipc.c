@@ -186,6 +186,24 @@ static void c04_40_handlers_publish_as_the_dispatched_principal(void **state)
     assert_int_equal(out->depth, 1);
 }
 
+static void a_chain_of_publishes_ends_where_the_operator_says(void **state)
+{
+    struct rig *r = *state;
+    struct ast_str labels[] = { ast_str_c(RIG_CAPSULE), AST_STR("backpressure") };
+    const struct ast_metric_cell *refused = ast_metric_cell(AST_METRIC_PUBLISH_REJECTED, labels, 2);
+    uint64_t before = ast_metric_value(refused);
+    for (unsigned limit = 0; limit <= 8; limit += 8) {
+        r->host.depth_max = limit;
+        for (unsigned depth = 7; depth <= 9; depth++) {
+            AST_AUTO(ast_msg_unref) struct ast_msg *m = rig_msg("cause.x", "{}", "alice");
+            m->depth = (uint8_t)(depth - 1);
+            const char *got = rig_answer(rig_start_for(r, m, NULL, "pub out.a 1"));
+            assert_string_equal(got, limit && depth > limit ? "err:backpressure" : "ok");
+        }
+    }
+    assert_int_equal(ast_metric_value(refused) - before, 1);
+}
+
 static void c04_42_replies_to_system_messages_are_the_owners(void **state)
 {
     struct rig *r = *state;
@@ -248,6 +266,7 @@ RIG_MAIN(RIG_TEST(c05_21_c04_03_malformed_topics_are_invalid),
          RIG_TEST(c05_26_c04_10_c01_60_publish_as_needs_uplink_and_a_valid_principal),
          RIG_TEST(publish_as_charges_the_named_principal),
          RIG_TEST(c04_40_handlers_publish_as_the_dispatched_principal),
+         RIG_TEST(a_chain_of_publishes_ends_where_the_operator_says),
          RIG_TEST(c04_42_replies_to_system_messages_are_the_owners),
          RIG_TEST(c04_11_c04_12_payloads_are_normalised), RIG_TEST(refusals_are_counted),
          RIG_TEST(c04_53_bindings_are_listed_for_run_loops_only))

@@ -127,7 +127,11 @@ static void c05_31_c04_43_attribution(void **state)
     assert_string_equal(got, want);
     r->env.uplink = true;
     got = rig_run(r, "pubas bob out.a 1\npoll 1");
-    assert_non_null(strstr(got, "|verified:bob|")); /* never claimed: spec 04 §5.3 */
+    assert_non_null(strstr(got, "|verified:bob|")); /* not claimed: spec 04 §5.3 */
+    r->host.shows_claims = true;                    /* the operator's wish */
+    got = rig_run(r, "pubas bob out.a 1\npoll 1\npub out.a 1\npoll 1");
+    assert_non_null(strstr(got, "|claimed:bob|"));
+    assert_non_null(strstr(got, "|verified:default|")); /* its own */
 }
 
 static void c04_19_subscriptions_do_not_share(void **state)
