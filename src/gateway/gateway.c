@@ -32,6 +32,7 @@ static void on_audit_entry(void *arg, struct ast_msg *msg)
     struct ast_gateway *g = arg;
     AST_AUTO(ast_json_free) struct ast_json_doc *doc = NULL;
     if (ast_str_find(msg->body, AST_STR("gent.delete")) == AST_STR_NPOS &&
+        ast_str_find(msg->body, AST_STR("gent.disable")) == AST_STR_NPOS &&
         ast_str_find(msg->body, AST_STR("AgentDelete")) == AST_STR_NPOS)
         return;
     if (ast_json_parse(msg->body, &doc, NULL))
@@ -40,6 +41,8 @@ static void on_audit_entry(void *arg, struct ast_msg *msg)
     struct ast_str method = ast_json_str_or(root, AST_STR("method"), AST_STR_NONE);
     struct ast_str outcome = ast_json_str_or(root, AST_STR("outcome"), AST_STR_NONE);
     struct ast_str target = ast_json_str_or(root, AST_STR("target_principal"), AST_STR_NONE);
+    if (ast_str_is(method, "admin.agent.disable") && !msg->publisher.n)
+        gw_streams_wake(g, target); /* they look for themselves whether they may go on */
     bool is_delete = ast_str_is(method, "admin.agent.delete") || ast_str_is(method, "AgentDelete");
     /* The kernel and nobody else may revoke; `default` cannot be deleted. */
     if (!is_delete || !ast_str_is(outcome, "success") || msg->publisher.n ||

@@ -168,6 +168,8 @@ bool gw_stream_is_over(const struct gw_stream *s, int64_t now_ns);
 void gw_stream_keep_alive(struct gw_stream *s, int64_t now_ns, struct ast_buf *out,
                           int64_t *ret_next_ns);
 
+/* Makes the open streams of a principal look again at what they may. Any thread. */
+void gw_streams_wake(struct ast_gateway *g, struct ast_str principal);
 /* Ends the open streams of a revoked principal. Any thread. */
 void gw_streams_revoke(struct ast_gateway *g, struct ast_str principal, uint64_t epoch_secs);
 

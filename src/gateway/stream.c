@@ -55,6 +55,16 @@ void gw_streams_revoke(struct ast_gateway *g, struct ast_str principal, uint64_t
     }
 }
 
+void gw_streams_wake(struct ast_gateway *g, struct ast_str principal)
+{
+    AST_WITH_LOCK(&g->streams_lock);
+    ast_list_each (&g->streams, it) {
+        struct gw_stream *s = AST_CONTAINER_OF(it, struct gw_stream, link);
+        if (ast_str_eq(ast_principal_str(&s->bearer.principal), principal))
+            gw_exchange_wake(s->ex);
+    }
+}
+
 bool gw_stream_is_over(const struct gw_stream *s, int64_t now_ns)
 {
     return atomic_load(&s->is_revoked) || now_ns >= s->expires_ns;

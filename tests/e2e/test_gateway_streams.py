@@ -316,6 +316,13 @@ class Live(Case):
         equal(s.ready["firehose"], False)
         s.close()
 
+    def a_disabled_principal_has_no_stream(self):
+        admin(self.c, "AgentCreate", {"name": "sleepy", "groups": ["agent"]})
+        s = self._open("sleepy")
+        admin(self.c, "AgentDisable", {"principal": "sleepy"})
+        equal(s.next(10), None)
+        equal(self.d.http("GET", "/api/events", token=self.d.bearer("sleepy"))[0].status, 401)
+
     def head_on_a_stream_gives_its_head_and_ends(self):
         answer, body = self.d.http("HEAD", "/api/events", token=self.d.bearer())
         equal((answer.status, answer.getheader("content-type"), body), (200, "text/event-stream", b""))

@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -40,6 +41,12 @@ def raw(daemon, data, timeout=20):
 def reset(sock):
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     sock.close()
+
+
+def sanitized():
+    """Sanitizers pad every allocation: sizes mean nothing there."""
+    with open(os.path.join(harness.BUILD, "meson-info", "intro-buildoptions.json")) as f:
+        return any(o["name"] == "b_sanitize" and o["value"] not in ("none", []) for o in json.load(f))
 
 
 def rss(daemon):
@@ -126,7 +133,7 @@ class Refused(Case):
                               ("https://u:p@app.example", "carries userinfo"), ("*", "doesn't parse as a URL"),
                               ("https://app.example/x", 'carries a path ("/x")'), ("https://app.example?q", "carries a query")]:
             d = Daemon(gateway=True, gateway_config="cors-allow-origins = [%s]\n" % json.dumps(origin)).start()
-            check("failed to load gateway config; gateway not started" in d.log(), d.log())
+            wait_for(lambda: "failed to load gateway config; gateway not started" in d.log(), 10, "the refusal in the log")
             check(words in d.log().replace('\\"', '"'), "%s: %s" % (origin, d.log()))
             d.stop()
             d.clean()
@@ -142,7 +149,7 @@ class Refused(Case):
             with open(d.path("etc", "gateway-http.toml"), "a") as f:
                 f.write('[tls]\ncert-path = "%s"\nkey-path = "%s"\n' % (d.path(cert), d.path(key)))
             d.start()
-            check(words in d.log(), d.log())
+            wait_for(lambda: words in d.log(), 10, "the refusal in the log")
             equal(d.client().request("GetStatus")["status"], "Status")
             d.stop()
             d.clean()
@@ -206,7 +213,7 @@ class Hostile(Case):
         streams = self._open(n)
         used = (rss(self.d) - base) / n
         print("# %.1f KiB per idle stream" % (used / 1024))
-        check(used <= 12 * 1024, "%.1f KiB per idle stream" % (used / 1024))
+        check(used <= 12 * 1024 or sanitized(), "%.1f KiB per idle stream" % (used / 1024))
         not_slower(self.d, self.token, before, "1000 idle streams")
         c = self.d.client()
         c.request("ListCapsules", principal="alice")
@@ -215,6 +222,31 @@ class Hostile(Case):
         for s in streams:
             reset(s.sock)
         self._gone()
+
+    def ten_thousand_idle_streams_do_not_slow_down_others(self):
+        n, (soft, hard) = 10000, resource.getrlimit(resource.RLIMIT_NOFILE)
+        if hard < n + 1000 or sanitized():
+            raise Skipped("%d descriptors are not enough" % hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        d = Daemon(gateway=True, gateway_config="max-connections = 11000\n")
+        d.add_principal("alice")
+        d.start()
+        mine, self.d = self.d, d
+        mine_token, self.token = self.token, d.bearer("alice")
+        try:
+            before, base = best_p99(d, self.token), rss(d)
+            streams = self._open(n)
+            print("# %.1f KiB per idle stream" % ((rss(d) - base) / n / 1024))
+            check(rss(d) - base <= n * 12 * 1024)
+            not_slower(d, self.token, before, "10000 idle streams")
+            for s in streams:
+                s.close()
+            self._gone()
+        finally:
+            self.d, self.token = mine, mine_token
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        d.stop()
+        d.clean()
 
     def _open(self, n):
         streams = []
@@ -408,6 +440,30 @@ class Tls(Case):
                     block, s.text = s.text.split("\n\n", 1)
                     s.comments += block.startswith(":")
             s.close()
+
+    def c03_13_a_deleted_principals_bearers_are_dead_over_tls_and_after_a_restart(self):
+        def me(token):
+            conn = self._conn()
+            conn.request("GET", "/api/auth/me", headers={"Authorization": "Bearer " + token})
+            answer = conn.getresponse()
+            answer.read()
+            conn.close()
+            return answer.status
+
+        equal(self.d.cli("agent", "create", "doomed").returncode, 0)
+        token = self.d.bearer("doomed")
+        equal(me(token), 200)
+        stream = Sse(self.d, "/api/events", token, sock=self._connect())
+        stream.head()
+        equal(stream.next()[0], "ready")
+        done = self.d.cli("agent", "delete", "doomed", "--yes")
+        equal(done.returncode, 0, done.stderr)
+        equal(me(token), 401)
+        equal(stream.next(5), None)
+        equal(self.d.stop(), 0)
+        self.d.start()
+        equal(me(token), 401)
+        equal(me(self.token), 200)
 
     def a_broken_renewal_keeps_the_old_certificate(self):
         before = self._served()

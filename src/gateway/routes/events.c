@@ -62,6 +62,14 @@ static bool sees_all(const struct ast_gateway *g, struct ast_str caller)
     return ast_policy_holds(g->host->policy, caller, AST_STR("audit:read_all"));
 }
 
+/* One that does not exist has no rows to see, one that was disabled may not look; nor may one nobody can tell. */
+static bool is_disabled(const struct ast_gateway *g, struct ast_str caller)
+{
+    AST_AUTO(ast_profile_unref) struct ast_profile *profile = NULL;
+    return ast_policy_profile(g->host->policy, caller, &profile, NULL) ||
+           (profile->exists && !profile->enabled);
+}
+
 /* --- Pages of the log ---------------------------------------------------------------------- */
 
 struct reading {
@@ -158,12 +166,8 @@ static void say_dropped(uint64_t dropped, struct ast_buf *out)
 /* A right that was taken away, a principal that was disabled: what comes next is not for this client. */
 static bool still_may(const struct events *s)
 {
-    AST_AUTO(ast_profile_unref) struct ast_profile *profile = NULL;
     const struct ast_gateway *g = s->base.g;
-    if (ast_policy_profile(g->host->policy, caller_of(s), &profile, NULL) ||
-        (profile->exists && !profile->enabled))
-        return false;
-    return !s->sees_all || sees_all(g, caller_of(s));
+    return !is_disabled(g, caller_of(s)) && (!s->sees_all || sees_all(g, caller_of(s)));
 }
 
 /* What there is to say until `out` has enough; false: the stream cannot go on. */
@@ -285,6 +289,11 @@ static enum ast_rc read_request(struct opening *o, const struct gw_request *r, s
 void gw_get_events(struct gw_call *call)
 {
     struct ast_err err = AST_ERR_INIT;
+    if (is_disabled(call->g, ast_principal_str(&call->bearer.principal))) {
+        ast_metric_add(call->g->auth_failures, 1);
+        gw_reply_unauthorized(call);
+        return;
+    }
     struct opening *o = calloc(1, sizeof *o);
     if (!o) {
         gw_reply_internal(call, "out of memory");

@@ -34,7 +34,8 @@ static void every_key_is_read(void **state)
     if (gw_config_parse(
             AST_STR(
                 "enabled = true\nlisten = \"[::1]:0\"\nsession-lifetime-secs = 0\n"
-                "redeem-rate-limit-secs = 7\ncors-allow-origins = [\"https://console.example\"]\n"
+                "redeem-rate-limit-secs = 7\nprompt-timeout-secs = 1\nkernel-timeout-secs = 86400\n"
+                "keep-alive-secs = 5\nmax-connections = 12000\ncors-allow-origins = [\"https://console.example\"]\n"
                 "trust-forwarded-from = [\"127.0.0.1\", \"::1\"]\ndistro-path = \"/srv/Distro.toml\"\n"),
             &c, &err))
         fail_msg("%s", err.msg);
@@ -42,6 +43,10 @@ static void every_key_is_read(void **state)
     assert_view(c.listen, "[::1]:0");
     assert_int_equal(c.session_lifetime_secs, 0);
     assert_int_equal(c.redeem_rate_limit_secs, 7);
+    assert_int_equal(c.prompt_secs, 1);
+    assert_int_equal(c.kernel_secs, 86400);
+    assert_int_equal(c.keep_alive_secs, 5);
+    assert_int_equal(c.max_connections, 12000);
     assert_view(c.distro_path, "/srv/Distro.toml");
     assert_int_equal(c.origins.n, 1);
     assert_view(c.origins.v[0], "https://console.example");
@@ -66,6 +71,10 @@ static void c03_03_unknown_keys_pass_and_wrong_values_do_not(void **state)
         { "session-lifetime-secs = -1\n",
           "session-lifetime-secs: expected a non-negative integer" },
         { "session-lifetime-secs = 1.5\n", "session-lifetime-secs" },
+        { "prompt-timeout-secs = 0\n", "prompt-timeout-secs: expected 1 to 86400" },
+        { "kernel-timeout-secs = 86401\n", "kernel-timeout-secs: expected 1 to 86400" },
+        { "keep-alive-secs = \"1\"\n", "keep-alive-secs: expected a non-negative integer" },
+        { "max-connections = -1\n", "max-connections: expected a non-negative integer" },
         { "cors-allow-origins = [1]\n", "cors-allow-origins: expected a string" },
         { "tls = 1\n", "tls: expected a table" },
         { "[tls]\ncert-path = \"/x\"\n", "key-path" },
