@@ -301,12 +301,12 @@ class Ending(Case):
         stream = Sse(d, "/api/events", token)
         stream.head()
         s = socket.create_connection(("127.0.0.1", d.port), timeout=20)
-        s.sendall(b"POST /api/auth/refresh HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Length: 20\r\n\r\n{}" % token.encode())
-        wait_for(lambda: descriptors(d) > 0, 5, "the connection")
-        equal(d.http("GET", "/healthz")[0].status, 200)
+        s.sendall(b"POST /api/auth/refresh HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Length: 20\r\n"
+                  b"Expect: 100-continue\r\n\r\n" % token.encode())
+        equal(s.recv(65536), b"HTTP/1.1 100 Continue\r\n\r\n")  # it has read the head
         d.proc.send_signal(signal.SIGTERM)
         wait_for(lambda: self._refuses(d), 10, "the end of accepting")
-        s.sendall(b" " * 18)
+        s.sendall(b"{}" + b" " * 18)
         got = b""
         while True:
             more = s.recv(65536)
