@@ -65,7 +65,7 @@ static const struct cli_option audit_tail_options[] = {
     { 'n', "lines", "N", "how many rows to print [default: 20]" },
     { 0, "principal", "NAME", "only rows of this acting principal" },
     { 0, "method", "NAME", "only this method, as in admin.agent.create" },
-    JSON_ROW,
+    FORMAT_ROW,
     OPTION_END,
 };
 static const struct cli_option audit_query_options[] = {
@@ -74,7 +74,7 @@ static const struct cli_option audit_query_options[] = {
     { 0, "method", "NAME", "only this method, as in admin.agent.create" },
     { 0, "since", "SECS", "from this second on (seconds since 1970)" },
     { 0, "until", "SECS", "up to this second" },
-    JSON_ROW,
+    FORMAT_ROW,
     OPTION_END,
 };
 static const struct cli_option audit_export_options[] = {

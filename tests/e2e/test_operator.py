@@ -796,6 +796,19 @@ class Served(Cli):
                     "agent", "list")
         equal(self._run("agent", "switch", "default").stderr, "")
 
+    def c08_02_rows_of_the_audit_log_are_a_list_in_toml_and_yaml(self):
+        words = ["audit", "query", "-n", "3", "--method", "admin.agent.create"]
+        for name in ("log1", "log2"):
+            self._run("agent", "create", name)
+        want = [without_nulls(json.loads(l)) for l in self._run(*words, "--format", "json").stdout.splitlines()]
+        check(len(want) >= 2)
+        equal(tomllib.loads(self._run(*words, "--format", "toml").stdout), {"value": want})
+        try:
+            import yaml
+        except ImportError:
+            return
+        equal(without_nulls(yaml.safe_load(self._run(*words, "--format", "yaml").stdout)), want)
+
     def rows_of_the_audit_log_line_up(self):
         self._run("agent", "create", "rowan")
         rows = self._run("audit", "query", "-n", "50").stdout.splitlines()

@@ -100,6 +100,13 @@ static void print_row(const struct ask *a, const struct ast_json *row)
             printf(AST_STR_FMT "\n", AST_STR_ARG(ast_buf_view(&line)));
         return;
     }
+    if (cli_format(a->cli) != CLI_PRETTY) { /* lists of one: together they are a list too */
+        ast_buf_add_byte(&line, '[');
+        (void)ast_json_compact(row, &line); /* sticky in `line` */
+        ast_buf_add_byte(&line, ']');
+        cli_print(a->cli, ast_buf_view(&line));
+        return;
+    }
     (void)ast_json_u64(ast_json_member(row, "ts_epoch"), &secs);
     fputs(ast_time_format((int64_t)secs * AST_NS_PER_SEC, AST_TIME_Z, time).p, stdout);
     fputs("  ", stdout);
