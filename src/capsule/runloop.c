@@ -32,13 +32,20 @@ bool capsule_loop_is_dead(const struct capsule *c)
     return c->env.is_run_loop && atomic_load(&c->loop.ended);
 }
 
-void capsule_loop_charge(void *capsule, struct ast_str principal, uint64_t fuel)
+static void charge(struct capsule *c, struct ast_str principal, uint64_t fuel,
+                   uint64_t memory_bytes)
 {
-    struct capsule *c = capsule;
     const struct capsule_reservation none = { 0 };
 
     capsule_ledger_charge(c->owner->ledger, principal, &none, fuel, ast_mono_ns());
-    seat_used(c->seat, fuel, /* memory_bytes= */ 0);
+    seat_used(c->seat, fuel, memory_bytes);
+}
+
+void capsule_loop_on_fuel(void *capsule, struct ast_str principal, uint64_t fuel)
+{
+    struct capsule *c = capsule;
+    charge(c, principal, fuel,
+           ast_instance_memory(c->loop.instance)); /* who watches sees it grow */
 }
 
 static bool on_tick(void *user, int64_t now_ns)
@@ -49,7 +56,7 @@ static bool on_tick(void *user, int64_t now_ns)
     l->ticks++;
     /* The engine does not tell its count in the middle of a computation. */
     l->host.fuel_told += TICK_FUEL;
-    capsule_loop_charge(c, ast_principal_str(&l->host.invoking), TICK_FUEL);
+    charge(c, ast_principal_str(&l->host.invoking), TICK_FUEL, /* memory_bytes= */ 0);
     if (!l->bounded || now_ns < l->window_end_ns)
         return true;
     /* differs: every waiting host call counts, not only recv */
@@ -77,7 +84,7 @@ static void on_done(void *user, const struct ast_call_result *res)
     /* differs: a loop's fuel is charged as it burns, to whom it acts for; the memory is its owner's */
     uint64_t fuel = invocation_fuel(res, c->loop.ticks), told = c->loop.host.fuel_told;
     if (fuel > told)
-        capsule_loop_charge(c, ast_principal_str(&c->loop.host.invoking), fuel - told);
+        charge(c, ast_principal_str(&c->loop.host.invoking), fuel - told, /* memory_bytes= */ 0);
     seat_used(c->seat, /* fuel= */ 0, res->memory_bytes);
     if (res->memory_grew)
         capsule_ledger_grew(c->owner->ledger, owner, res->memory_bytes);

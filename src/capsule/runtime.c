@@ -340,7 +340,7 @@ enum ast_rc capsule_env_fill(struct capsule *c, struct ast_err *err)
     env->on_ready_arg = c;
     env->on_receive = on_receive;
     env->on_receive_arg = c;
-    env->on_fuel = capsule_loop_charge;
+    env->on_fuel = capsule_loop_on_fuel;
     env->on_fuel_arg = c;
     env->capsule = c;
     enum ast_rc rc = ast_arena_check(&c->memory, err);

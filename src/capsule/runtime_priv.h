@@ -133,7 +133,7 @@ static inline bool capsule_is_pooled(const struct capsule *c)
 AST_MUST_CHECK
 enum ast_rc capsule_loop_start(struct capsule *c, struct ast_err *err);
 /* The loop burned that much for the principal: fits ast_host_env.on_fuel. */
-void capsule_loop_charge(void *capsule, struct ast_str principal, uint64_t fuel);
+void capsule_loop_on_fuel(void *capsule, struct ast_str principal, uint64_t fuel);
 bool capsule_loop_is_dead(const struct capsule *c); /* a run loop that has ended */
 
 /* --- fingerprint.c ---------------------------------------------------------------------------- */

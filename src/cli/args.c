@@ -239,7 +239,7 @@ static int take_option(struct cli *cli, int argc, char **argv, int *at)
         inline_value = word + 2;
     }
     const struct cli_option *table = cli->command ? cli->command->options : NULL;
-    int row = option_row(table, letter, name);
+    int row = table ? option_row(table, letter, name) : -1;
     bool own = row >= 0;
     if (!own) {
         table = cli_globals;

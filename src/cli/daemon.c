@@ -90,7 +90,6 @@ static enum ast_rc spawn_detached(const char *program, char *const argv[], pid_t
 {
     posix_spawnattr_t attr;
     posix_spawn_file_actions_t files;
-    extern char **environ;
 
     posix_spawnattr_init(&attr);
     posix_spawn_file_actions_init(&files);

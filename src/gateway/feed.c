@@ -378,8 +378,10 @@ enum ast_rc gw_feed_read_log(struct gw_feed *f, struct gw_feed_page *page, struc
     enum ast_rc rc = ast_kernel_rows_walk(f->kernel, &ask, &seen, err);
     if (!rc)
         rc = ast_buf_check(&page->out, "audit events", err);
-    if (!rc && !rd.is_cut)
-        page->at = AST_MAX(AST_MAX(page->at, seen), end);
+    if (!rc && !rd.is_cut) {
+        seen = AST_MAX(seen, end);
+        page->at = AST_MAX(page->at, seen);
+    }
     return rc;
 }
 

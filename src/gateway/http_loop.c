@@ -534,7 +534,8 @@ static enum ast_rc listen_on(struct gw_http *http, struct ast_err *err)
         return ast_fail_errno(err, AST_E_IO, errno, "bind");
     if (listen(http->listener, SOMAXCONN))
         return ast_fail_errno(err, AST_E_IO, errno, "listen");
-    struct sockaddr_storage sa = { .ss_family = AF_UNSPEC };
+    struct sockaddr_storage sa;
+    memset(&sa, 0, sizeof sa); /* all of it: an initialiser may leave the bytes behind the family */
     socklen_t len = sizeof sa;
     if (getsockname(http->listener, (struct sockaddr *)&sa, &len))
         return ast_fail_errno(err, AST_E_IO, errno, "bound address");

@@ -31,14 +31,14 @@ struct ast_io_output_stream {
     struct stream s;
 };
 /* Destructors and pollables get either and see the stream. */
-_Static_assert(offsetof(struct ast_io_input_stream, s) == 0, "a stream first");
-_Static_assert(offsetof(struct ast_io_output_stream, s) == 0, "a stream first");
+_Static_assert(sizeof(struct ast_io_input_stream) == sizeof(struct stream), "a stream alone");
+_Static_assert(sizeof(struct ast_io_output_stream) == sizeof(struct stream), "a stream alone");
 
 /* --- Life ---------------------------------------------------------------------------------------- */
 
 static void *stream_new(struct ast_abi *a, struct host_pipe *pipe, bool is_output)
 {
-    struct stream *s = calloc(1, sizeof(struct ast_io_output_stream));
+    struct stream *s = calloc(1, sizeof *s);
     if (!s) {
         host_pipe_unref(pipe);
         ast_abi_trap(a, "out of memory");

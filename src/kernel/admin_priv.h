@@ -125,7 +125,6 @@ enum ast_rc admin_make_principal(struct ast_kernel *k, struct ast_str name,
                                  char ret_uuid[static AST_UUID_TEXT], struct ast_err *err);
 
 /* Sets aside what a deleted principal of that name left behind, so that its successor does not meet it. */
-enum ast_rc admin_clear_remains(struct ast_kernel *k, struct ast_str principal,
-                                struct ast_err *err);
+enum ast_rc admin_clear_remains(struct ast_kernel *k, struct ast_str name, struct ast_err *err);
 /* Copies what capsules declare as settings from `default` (spec 02 §14.1 step 9); failures are logged. */
 void admin_seed(struct ast_kernel *k, const struct ast_str *principals, size_t n);

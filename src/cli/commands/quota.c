@@ -210,7 +210,7 @@ int cmd_quota_show(struct cli *cli)
     AST_AUTO(ast_uplink_frame_done) struct ast_uplink_frame f = { 0 };
     AST_AUTO(ast_uplink_frame_done) struct ast_uplink_frame g = { 0 };
     struct ast_err err = AST_ERR_INIT;
-    const struct ast_json *quotas, *usage;
+    const struct ast_json *quotas = NULL, *usage = NULL;
     struct ast_principal who;
 
     enum ast_rc rc = cli_agent(cli, &who, &err);

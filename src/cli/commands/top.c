@@ -404,7 +404,6 @@ static bool read_interval(const char *text, double *ret)
 static int usage_error(const char *fmt, const char *value)
 {
     struct ast_err err = AST_ERR_INIT;
-    AST_AUTO(ast_buf_done) struct ast_buf shown = AST_BUF_INIT(1024);
     char text[256];
 
     cli_escape(ast_str_c(value), 64, text, sizeof text);

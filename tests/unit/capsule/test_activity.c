@@ -382,6 +382,7 @@ static void a_run_loop_burns_for_whom_it_acts_and_it_shows_while_it_runs(void **
     for (size_t i = 0; i < a->principal_count; i++)
         sum += a->principals[i].f.cpu_fuel;
     assert_true(capsule_row(a, "loop")->f.cpu_fuel == sum);
+    assert_int_equal(capsule_row(a, "loop")->f.memory_peak_bytes, 4 * 65536);
     assert_false(capsule_row(a, "loop")->state == AST_ACTIVITY_FAILED);
     rig_close(&r);
 }
