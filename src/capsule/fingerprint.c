@@ -79,7 +79,7 @@ static int by_bytes(const struct dirent **a, const struct dirent **b)
     return strcmp((*a)->d_name, (*b)->d_name);
 }
 
-/* NOLINTNEXTLINE(misc-no-recursion): DEPTH_MAX ends it */
+/* DEPTH_MAX ends it. */
 static void feed_dir(struct walk *w, const char *path, const char *relative, unsigned depth)
 {
     struct dirent **entries = NULL;

@@ -71,7 +71,8 @@ void cli_grid_print(const struct cli_grid *g)
     }
     for (; count < CLI_GRID_COLUMNS && g->columns[count].head; count++)
         widths[count] = AST_MAX(g->columns[count].width, width_of(g->columns[count].head));
-    for (size_t i = 0; count && i < g->cells.n; i++)
+    AST_ASSERT(count > 0); /* a grid without columns is nobody's */
+    for (size_t i = 0; i < g->cells.n; i++)
         widths[i % count] = AST_MAX(widths[i % count], width_of(g->cells.v[i]));
     bool bold = cli_has_colour(stdout);
     fputs(bold ? "\033[1m" : "", stdout);

@@ -383,7 +383,8 @@ static void on_entry(void *arg, const char *name)
 /* Takes the path. */
 static void watch_root(struct kernel_watch *w, struct root *r, char *path, const char *floor)
 {
-    *r = (struct root){ .w = w, .path = path, .floor = floor };
+    *r = (struct root){ .w = w, .floor = floor };
+    r->path = path;
     if (path)
         place(r, /* is_news= */ false);
     else

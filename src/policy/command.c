@@ -13,7 +13,7 @@
 
 static bool is_refused(unsigned char c)
 {
-    return c < 0x20 || c == 0x7f || memchr(";|&`<>", c, 6);
+    return c < 0x20 || c == 0x7f || strchr(";|&`<>", c);
 }
 
 static bool is_quoting(unsigned char c)
@@ -23,7 +23,7 @@ static bool is_quoting(unsigned char c)
 
 static bool ends_piece(unsigned char c)
 {
-    return c == ' ' || memchr("/=:,(){}", c, 8);
+    return c && strchr(" /=:,(){}", c);
 }
 
 bool ast_command_is_plain(struct ast_str command)

@@ -145,7 +145,7 @@ static enum ast_rc link_parse(struct ast_str json, struct ast_identity_link *ret
 
 static struct ast_str user_key(const struct ast_uuid *id, char out[static USER_KEY])
 {
-    memcpy(out, "user/", 5);
+    memcpy(out, "user/", sizeof "user/");
     return ast_str_n(out, 5 + ast_uuid_format(id, out + 5).n);
 }
 
@@ -230,7 +230,7 @@ void ast_identity_principal(struct ast_str display_name, const struct ast_uuid *
     while (n && out[n - 1] == '-')
         n--;
     if (n == 0) {
-        memcpy(out, "user-", 5);
+        memcpy(out, "user-", sizeof "user-");
         memcpy(out + 5, ast_uuid_format(id, uuid).p, 8);
         n = 13;
     }
