@@ -452,8 +452,9 @@ void kernel_audit_stop(struct ast_kernel *k)
     if (ka && k->audit && ka->is_walking)
         write_anchors(ka);
     kernel_approvals_close(k);
-    ast_audit_close(k->audit);
+    ast_audit_close(k->audit); /* waits for rows in flight, whose writers look at `answers` */
     k->audit = NULL;
+    kernel_loader_done(&k->answers);
     if (ka)
         free(ka->anchors);
     free(ka);

@@ -395,6 +395,7 @@ void ast_kernel_free(struct ast_kernel *k)
         remove_runtime_file(k, AST_HOME_READY);
     ast_key_done(&k->runtime_key);
     ast_wipe(&k->token, sizeof k->token);
+    kernel_loader_done(&k->loader);
     kernel_limits_done(&k->limits);
     kernel_connections_done(&k->connections);
     if (was_ready)

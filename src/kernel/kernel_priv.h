@@ -25,13 +25,15 @@ struct kernel_loader {
     pthread_cond_t wake;
     pthread_t thread;
     struct kernel_job *head, **tail AST_GUARDED_BY(lock);
-    bool stop AST_GUARDED_BY(lock), started;
+    bool stop AST_GUARDED_BY(lock), started, is_made;
 };
 
 enum ast_rc kernel_loader_start(struct kernel_loader *l, struct ast_err *err);
 /* False once stopping: the job was not taken. */
 bool kernel_loader_post(struct kernel_loader *l, struct kernel_job *job);
 void kernel_loader_stop(struct kernel_loader *l); /* finishes what is queued, joins */
+/* When nobody can post any more: between stop and this, posting is refused. Never started is fine. */
+void kernel_loader_done(struct kernel_loader *l);
 
 /* ---- a thread that serves callers in turn (turns.c) ---- */
 

@@ -30,6 +30,7 @@ enum ast_rc kernel_loader_start(struct kernel_loader *l, struct ast_err *err)
     ast_lock_init(&l->lock, AST_LOCK_kernel);
     ast_cond_init(&l->wake);
     l->tail = &l->head;
+    l->is_made = true;
     enum ast_rc rc = ast_thread_start(&l->thread, "ast-loader", loader_main, l, err);
     l->started = !rc;
     return rc;
@@ -56,7 +57,15 @@ void kernel_loader_stop(struct kernel_loader *l)
     pthread_cond_signal(&l->wake);
     ast_unlock(&l->lock);
     pthread_join(l->thread, NULL);
+    l->started = false;
+}
+
+void kernel_loader_done(struct kernel_loader *l)
+{
+    kernel_loader_stop(l);
+    if (!l->is_made)
+        return;
     pthread_cond_destroy(&l->wake);
     ast_lock_done(&l->lock);
-    l->started = false;
+    l->is_made = false;
 }

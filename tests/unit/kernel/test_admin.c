@@ -136,16 +136,21 @@ static void on_answer(void *arg, struct ast_str json)
     pthread_mutex_unlock(&a->m);
 }
 
+static void wait_for(struct answer *a)
+{
+    pthread_mutex_lock(&a->m);
+    while (!a->come)
+        pthread_cond_wait(&a->c, &a->m);
+    pthread_mutex_unlock(&a->m);
+}
+
 static const char *ask_into(struct answer *a, const char *caller, const char *request)
 {
     AST_AUTO(ast_json_free) struct ast_json_doc *doc = NULL;
     *a = (struct answer){ .m = PTHREAD_MUTEX_INITIALIZER, .c = PTHREAD_COND_INITIALIZER };
     assert_int_equal(ast_json_parse(ast_str_c(request), &doc, NULL), AST_OK);
     ast_kernel_admin(&k, ast_str_c(caller), ast_json_root(doc), on_answer, a);
-    pthread_mutex_lock(&a->m);
-    while (!a->come)
-        pthread_cond_wait(&a->c, &a->m);
-    pthread_mutex_unlock(&a->m);
+    wait_for(a);
     return a->text;
 }
 
@@ -206,15 +211,31 @@ static void rights_are_checked_again_when_a_change_runs(void **state)
     /* Whichever of its two checks the second one meets, it comes after the disable in the one queue. */
     ast_kernel_admin(&k, AST_STR("default"), ast_json_root(disable), on_answer, &first);
     ast_kernel_admin(&k, AST_STR("boss"), ast_json_root(grant), on_answer, &second);
-    kernel_turns_stop(&k.admin);    /* both have run */
-    kernel_loader_stop(&k.answers); /* and are answered */
-    assert_true(first.come && second.come);
+    wait_for(&first);
+    wait_for(&second);
     assert_non_null(strstr(second.text, "agent is disabled"));
     assert_false(ast_policy_holds(k.policy, AST_STR("boss"), AST_STR("late")));
-    k.answers = (struct kernel_loader){ .stop = false };
-    k.admin = (struct kernel_turns){ .stop = false };
-    assert_int_equal(kernel_turns_start(&k.admin, "ast-admin", NULL), AST_OK);
-    assert_int_equal(kernel_loader_start(&k.answers, NULL), AST_OK);
+}
+
+static void run_nothing(struct kernel_job *job)
+{
+    (void)job;
+    fail();
+}
+
+/* A row that became durable while the kernel stopped looks for somebody to answer it. */
+static void a_stopped_loader_refuses_what_comes_late(void **state)
+{
+    struct kernel_loader l = { .stop = false };
+    struct kernel_job late = { .run = run_nothing };
+    (void)state;
+    kernel_loader_done(&l); /* never started */
+    assert_int_equal(kernel_loader_start(&l, NULL), AST_OK);
+    kernel_loader_stop(&l);
+    assert_false(kernel_loader_post(&l, &late));
+    kernel_loader_stop(&l);
+    assert_false(kernel_loader_post(&l, &late));
+    kernel_loader_done(&l);
 }
 
 /* ---- races ---- */
@@ -376,6 +397,7 @@ int main(void)
         cmocka_unit_test(requests_and_catalogue_do_not_drift_apart),
         T(answers_have_the_exact_shape),
         T(rights_are_checked_again_when_a_change_runs),
+        cmocka_unit_test(a_stopped_loader_refuses_what_comes_late),
         T(a_revoked_right_is_never_served_after_the_answer),
         T(a_group_left_or_an_agent_disabled_is_never_served_after_the_answer),
         T(c02_35_changes_of_many_clients_all_end_up_in_the_file),
