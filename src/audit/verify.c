@@ -237,7 +237,8 @@ static bool check_row(struct verify *v, const struct ast_uuid *session,
 
 /* ---- the walk ---- */
 
-/* Values of the log are copied out of a short snapshot, then their rows are checked. */
+/* Values of the log are copied out of a short snapshot, then their rows are checked. The last value of a session still grows:
+ * where a chunk was cut, its last value is read again with the next one, or rows that came meanwhile would be passed over. */
 struct chunk {
     struct ast_buf text;
     unsigned count;
@@ -246,7 +247,8 @@ struct chunk {
         uint64_t first;
         size_t at, n;
     } values[CHUNK_VALUES];
-    struct audit_key last;
+    struct audit_key last, before_last;
+    bool is_cut; /* there may be more */
     struct verify *v;
     const struct ast_uuid *session; /* of the value whose rows are checked */
 };
@@ -263,9 +265,11 @@ static bool copy_value(void *arg, struct ast_str key, struct ast_str value)
     r->n = value.n;
     if (ast_buf_add(&c->text, value))
         return false;
+    c->before_last = c->last;
     c->last.n = 0;
     audit_key_add(&c->last, key);
-    return ++c->count < CHUNK_VALUES && c->text.n < CHUNK_BYTES;
+    c->is_cut = ++c->count == CHUNK_VALUES || c->text.n >= CHUNK_BYTES;
+    return !c->is_cut;
 }
 
 static bool check_stored(void *arg, const struct audit_stored *row)
@@ -291,6 +295,7 @@ static enum ast_rc walk(struct verify *v, struct chunk *c, struct ast_err *err)
     do {
         struct audit_key after = c->last;
         c->count = 0;
+        c->is_cut = false;
         ast_buf_reset(&c->text);
         enum ast_rc rc = ast_store_scan(v->a->store, AUDIT_NS_LOG, audit_key_str(&prefix),
                                         audit_key_str(&after), copy_value, c, err);
@@ -298,6 +303,10 @@ static enum ast_rc walk(struct verify *v, struct chunk *c, struct ast_err *err)
             rc = ast_buf_check(&c->text, "audit verification", err);
         if (rc)
             return rc;
+        if (c->is_cut && c->count > 1) {
+            c->count--;
+            c->last = c->before_last;
+        }
         for (unsigned i = 0; i < c->count; i++) {
             struct value *r = &c->values[i];
             c->session = &r->session;
@@ -305,7 +314,7 @@ static enum ast_rc walk(struct verify *v, struct chunk *c, struct ast_err *err)
                                   /* backwards= */ false, check_stored, c))
                 return v->rc;
         }
-    } while (c->count);
+    } while (c->is_cut);
     return AST_OK;
 }
 

@@ -1,5 +1,8 @@
 #include "fixture.h"
 
+#include <inttypes.h>
+#include <pthread.h>
+
 #include "base/banned.h"
 
 /* Replaces the first `from` in the text of a row. */
@@ -277,6 +280,40 @@ static void c09_26_issues_have_their_texts_and_scopes_hold(void **state)
     assert_int_equal(ast_audit_verify(f->audit, &scope, &none, NULL), AST_E_CANCELLED);
 }
 
+struct appender {
+    struct fixture *f;
+    atomic_bool stop;
+};
+
+static void *append_on(void *arg)
+{
+    struct appender *a = arg;
+    while (!atomic_load(&a->stop))
+        add_row(a->f, "alice", "GetStatus");
+    return NULL;
+}
+
+/* Rows that come during the walk, into the block that it has just read, are not passed over. */
+static void a_log_that_grows_meanwhile_is_valid(void **state)
+{
+    struct appender a = { .f = *state };
+    pthread_t thread;
+    assert_int_equal(pthread_create(&thread, NULL, append_on, &a), 0);
+    uint64_t seen = 0;
+    for (unsigned round = 0; round < 150 || seen < 200; round++) {
+        AST_AUTO(ast_audit_report_done) struct ast_audit_report report = { 0 };
+        struct ast_audit_scope scope = { .session = NULL };
+        assert_int_equal(ast_audit_verify(a.f->audit, &scope, &report, NULL), AST_OK);
+        if (!ast_audit_report_is_valid(&report))
+            fail_msg("%s at %" PRIu64, ast_audit_issue_name(report.issues.v[0].kind),
+                     report.issues.v[0].seq);
+        assert_true(report.entries >= seen);
+        seen = report.entries;
+    }
+    atomic_store(&a.stop, true);
+    pthread_join(thread, NULL);
+}
+
 static void an_empty_log_is_valid(void **state)
 {
     struct fixture *f = *state;
@@ -294,6 +331,7 @@ int main(void)
         AUDIT_TEST(rows_cut_off_together_with_their_head_are_found_by_the_anchors),
         AUDIT_TEST(a_chain_without_its_head_record_is_found),
         AUDIT_TEST(c09_26_issues_have_their_texts_and_scopes_hold),
+        AUDIT_TEST(a_log_that_grows_meanwhile_is_valid),
         AUDIT_TEST(an_empty_log_is_valid),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
