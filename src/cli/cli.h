@@ -121,6 +121,9 @@ void cli_print_value(const struct cli *cli, const struct ast_json *v);
 /* Foreign text on a terminal: control characters other than newline and tab are shown escaped. */
 void cli_print_text(FILE *to, struct ast_str text);
 
+/* One line of standard input without its end; a terminal asks for `what` and does not show it. Wipe `out` after use. */
+enum ast_rc cli_read_hidden(const char *what, struct ast_buf *out, struct ast_err *err);
+
 /* commands/ */
 int cmd_chat(struct cli *cli);
 int cmd_run(struct cli *cli);

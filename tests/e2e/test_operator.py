@@ -2,6 +2,7 @@
 """What an operator types: agents, rights, groups, quotas, keys, the context (spec 08 §1 to §5, checklist 1 to 20)."""
 import json
 import os
+import pty
 import re
 import shutil
 import socket
@@ -371,6 +372,29 @@ class Alone(Cli):
         for name in ("../log", "a/b", "..", "/etc"):
             self._fails("error: ", "logs", name)
 
+    def a_secret_that_is_typed_is_not_shown(self):
+        """On a terminal of its own: the prompt appears, the value does not."""
+        pid, fd = pty.fork()
+        if pid == 0:
+            os.execve(program("astrid"), ["astrid", "secret", "set", "TYPED"], self.d.env)
+        shown = b""
+        while b"hidden): " not in shown:
+            shown += os.read(fd, 1024)
+        os.write(fd, b"s3cret\n")
+        while True:
+            try:
+                more = os.read(fd, 1024)
+            except OSError:  # the other side is closed
+                break
+            if not more:
+                break
+            shown += more
+        os.close(fd)
+        equal(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), 0)
+        check(b"s3cret" not in shown and b"Stored 'TYPED'" in shown, shown)
+        with open(self.d.path("home/default/.config/env/default.env.json")) as f:
+            equal(json.load(f)["TYPED"], "s3cret")
+
     def c08_18_a_key_and_its_files(self):
         done = self._run("keypair", "generate", "--name", "laptop", "--note", "my \u00e4 one")
         check(done.stdout.startswith("\u2713 Generated keypair 'laptop'\n"), done.stdout)
@@ -571,6 +595,8 @@ class Wire(Cli):
         done = self._sends(["invite", "redeem", "t"], code=1)
         check("redeem requires either --public-key <hex> or --keypair <name>. Generate one with `astrid keypair generate`."
               in done.stderr, done.stderr)
+        check("the token is empty" in self._sends(["invite", "redeem", "-", "--public-key", key], code=1, stdin="\n").stderr)
+        check("too long" in self._sends(["invite", "redeem", "x" * 256, "--public-key", key], code=1).stderr)
         self.peer.answer("invite.revoke", "Success", {"removed": 1})
         done = self._sends(["invite", "revoke", token], ("invite.revoke", "InviteRevoke", {"token": token}), principal="alice")
         equal(done.stdout, '\u2713 revoked {"removed":1}\n')

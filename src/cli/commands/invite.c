@@ -7,10 +7,12 @@
 #include "cli/grid.h"
 #include "cli/keyring.h"
 #include "cli/units.h"
+#include "crypto/secret.h"
 
 #include "base/banned.h"
 
-#define DAY_SECS 86400u
+#define DAY_SECS  86400u
+#define TOKEN_MAX 256u
 
 /* ---- what both have in common ---- */
 
@@ -25,20 +27,26 @@ static enum ast_rc read_number(const struct cli *cli, const char *option, uint64
     return AST_OK;
 }
 
-/* The word, or a line of standard input for "-". Wiped by nobody: the terminal has it anyway. */
-static enum ast_rc read_token(const struct cli *cli, char ret[static 256], struct ast_err *err)
+/* The word, or a line of standard input for "-". */
+static enum ast_rc read_token(const struct cli *cli, char ret[static TOKEN_MAX],
+                              struct ast_err *err)
 {
-    char line[256];
+    struct ast_buf line = AST_BUF_INIT(TOKEN_MAX);
     struct ast_str given = ast_str_c(cli->words[0]);
+    enum ast_rc rc = AST_OK;
 
     if (ast_str_is(given, "-")) {
-        if (!fgets(line, sizeof line, stdin))
-            return ast_fail(err, AST_E_INVALID, "no token on standard input");
-        given = ast_str_trim(ast_str_c(line));
+        rc = cli_read_hidden("Token", &line, err);
+        given = ast_str_trim(ast_buf_view(&line));
     }
-    if (!given.n || !ast_str_to_c(given, ret, 256))
-        return ast_fail(err, AST_E_INVALID, "that is no token");
-    return AST_OK;
+    if (!rc && !given.n)
+        rc = ast_fail(err, AST_E_INVALID, "the token is empty");
+    else if (!rc && !ast_str_to_c(given, ret, TOKEN_MAX))
+        rc = ast_fail(err, AST_E_INVALID, "that is too long for a token");
+    if (line.p)
+        ast_wipe(line.p, line.cap);
+    ast_buf_done(&line);
+    return rc;
 }
 
 /* The key to register: --public-key as it is, or that of --keypair. */
@@ -177,7 +185,7 @@ static enum ast_rc ask_redeem(struct cli *cli, const char *method, const char *s
     const char *display = cli_value(cli, "display-name");
     struct ast_str public_key;
     struct cli_admin a;
-    char token[256];
+    char token[TOKEN_MAX];
 
     enum ast_rc rc = read_key(cli, &key, &public_key, err);
     if (!rc)
@@ -270,7 +278,7 @@ int cmd_invite_revoke(struct cli *cli)
     struct ast_err err = AST_ERR_INIT;
     const struct ast_json *data;
     struct cli_admin a;
-    char token[256];
+    char token[TOKEN_MAX];
 
     if (read_token(cli, token, &err))
         return cli_error(&err);

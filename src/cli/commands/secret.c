@@ -3,8 +3,6 @@
 #include <dirent.h>
 #include <stdlib.h>
 #include <string.h>
-#include <termios.h>
-#include <unistd.h>
 
 #include "base/fs.h"
 #include "base/vec.h"
@@ -57,33 +55,10 @@ static enum ast_rc read_target(struct cli *cli, struct target *t, struct ast_err
 
 /* ---- set ---- */
 
-/* A line that the terminal does not show. */
-static enum ast_rc read_line(struct ast_buf *out, struct ast_err *err)
-{
-    struct termios old, quiet;
-    bool hides = tcgetattr(STDIN_FILENO, &old) == 0; /* not a terminal: nothing echoes */
-    int c;
-
-    if (hides) {
-        fputs("Value (input hidden): ", stderr);
-        quiet = old;
-        quiet.c_lflag &= ~(tcflag_t)ECHO;
-        if (tcsetattr(STDIN_FILENO, TCSAFLUSH, &quiet))
-            return ast_fail(err, AST_E_IO, "the terminal cannot hide what is typed");
-    }
-    while ((c = getchar()) != EOF && c != '\n')
-        ast_buf_add_byte(out, (char)c);
-    if (hides) {
-        (void)tcsetattr(STDIN_FILENO, TCSAFLUSH, &old); /* the terminal is gone if this fails */
-        fputc('\n', stderr);
-    }
-    return ast_buf_check(out, "value", err);
-}
-
 static enum ast_rc read_value(const struct cli *cli, struct ast_buf *out, struct ast_err *err)
 {
     if (cli->word_count < 2 || strcmp(cli->words[1], "-") == 0)
-        return read_line(out, err);
+        return cli_read_hidden("Value", out, err);
     ast_buf_add(out, ast_str_c(cli->words[1]));
     return ast_buf_check(out, "value", err);
 }
