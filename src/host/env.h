@@ -31,6 +31,15 @@ struct ast_host_approval {
     struct ast_str principal, capsule, action, resource, detail;
 };
 
+/* A call that uses a right of the capsule, as the audit log keeps it (spec 05 §13, §14). Views are borrowed for the call. */
+struct ast_host_deed {
+    struct ast_str principal, capsule;
+    struct ast_str fn;        /* "identity-link" */
+    struct ast_str args_hash; /* 64 hex digits: BLAKE3 of the arguments' JSON */
+    struct ast_str error;     /* p == NULL: it succeeded; else the contract's word */
+    bool is_denied, is_lookup;
+};
+
 /* Process-wide services. Immutable after boot; the pointed-to objects are thread-safe. */
 struct ast_host {
     const struct ast_home *home;
@@ -54,6 +63,8 @@ struct ast_host {
     /* Whoever keeps a record; must not block. Any thread. NULL: nobody. */
     void (*on_approval)(void *arg, const struct ast_host_approval *what);
     void *on_approval_arg;
+    void (*on_deed)(void *arg, const struct ast_host_deed *what); /* the same */
+    void *on_deed_arg;
     /* Messages of publish-as arrive as `claimed`, not as `verified` (spec 04 §5.3). */
     bool shows_claims;
     unsigned depth_max;   /* publishes caused by one another, spec 04 §5.5; 0: no limit */

@@ -267,3 +267,15 @@ bool host_overlay_find(const struct host_overlay *o, struct ast_str key, struct 
 void host_log_file_unref(struct host_log_file *f);
 /* The wall clock that names the files and heads the lines, for tests. NULL restores the real one. */
 void host_log_set_clock(int64_t (*now)(void));
+
+/* --- deed.c: what a capsule did with a right of its own, for the audit log ------------------------- */
+struct host_deed {
+    const char *fn; /* static */
+    char args_hash[65];
+};
+/* `args` ascend by key; may be guest memory, nothing of it is kept. */
+void host_deed_begin(struct host_deed *d, const char *fn, const struct ast_host_pair *args,
+                     size_t count);
+/* error: static, NULL when it succeeded. */
+void host_deed_end(const struct host_deed *d, const struct ast_host_call *call, bool is_lookup,
+                   const char *error);

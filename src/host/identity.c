@@ -39,13 +39,21 @@ struct ask {
     enum ast_identity_level needs;
     struct ast_str about; /* the account or the user it is about; a view of guest memory */
     struct ast_identity_error *reterr;
+    bool is_lookup;
+    struct host_deed deed;
 };
+
+static void begin_deed(struct ask *q, const struct ast_host_pair *args, size_t count)
+{
+    host_deed_begin(&q->deed, q->fn, args, count);
+}
 
 /* Changes and refusals are worth a line in every log, look-ups only in a talkative one. */
 static void record(const struct ask *q, const char *error)
 {
     const struct ast_host_call *call = host_call(q->a);
     bool is_change = q->needs > AST_IDENTITY_LEVEL_RESOLVE || error;
+    host_deed_end(&q->deed, call, q->is_lookup, error);
     enum ast_log_level level = is_change ? AST_LOG_INFO : AST_LOG_DEBUG;
     if (!ast_log_enabled(level, IDENTITY_AUDIT))
         return;
@@ -150,11 +158,23 @@ int ast_identity_identity_link(struct ast_abi *a,
                                const struct ast_identity_identity_link_request *request,
                                struct ast_identity_error *reterr)
 {
-    struct ask q = { a, "identity-link", AST_IDENTITY_LEVEL_LINK, request->platform_user_id,
-                     reterr };
+    struct ask q = {
+        .a = a,
+        .fn = "identity-link",
+        .needs = AST_IDENTITY_LEVEL_LINK,
+        .about = request->platform_user_id,
+        .reterr = reterr,
+    };
+    const struct ast_host_pair args[] = {
+        { AST_STR("astrid_user_id"), request->astrid_user_id },
+        { AST_STR("method"), request->method },
+        { AST_STR("platform"), request->platform },
+        { AST_STR("platform_user_id"), request->platform_user_id },
+    };
     struct ast_err err = AST_ERR_INIT;
     struct ast_uuid user;
 
+    begin_deed(&q, args, AST_ARRAY_LEN(args));
     keep_about(&q);
     if (!ast_uuid_parse(request->astrid_user_id, &user))
         return fail_tag(&q, AST_IDENTITY_ERROR_INVALID_INPUT);
@@ -173,10 +193,20 @@ int ast_identity_identity_unlink(struct ast_abi *a,
                                  const struct ast_identity_identity_unlink_request *request,
                                  struct ast_identity_error *reterr)
 {
-    struct ask q = { a, "identity-unlink", AST_IDENTITY_LEVEL_LINK, request->platform_user_id,
-                     reterr };
+    struct ask q = {
+        .a = a,
+        .fn = "identity-unlink",
+        .needs = AST_IDENTITY_LEVEL_LINK,
+        .about = request->platform_user_id,
+        .reterr = reterr,
+    };
+    const struct ast_host_pair args[] = {
+        { AST_STR("platform"), request->platform },
+        { AST_STR("platform_user_id"), request->platform_user_id },
+    };
     struct ast_err err = AST_ERR_INIT;
 
+    begin_deed(&q, args, AST_ARRAY_LEN(args));
     keep_about(&q);
     if (admit(&q))
         return AST_ABI_ERR;
@@ -193,11 +223,20 @@ int ast_identity_identity_create_user(
     struct ast_identity_identity_create_user_response *ret, struct ast_identity_error *reterr)
 {
     struct ast_opt_str name = request->display_name;
-    struct ask q = { a, "identity-create-user", AST_IDENTITY_LEVEL_ADMIN,
-                     name.has ? name.v : AST_STR_NONE, reterr };
+    struct ask q = {
+        .a = a,
+        .fn = "identity-create-user",
+        .needs = AST_IDENTITY_LEVEL_ADMIN,
+        .about = name.has ? name.v : AST_STR_NONE,
+        .reterr = reterr,
+    };
+    const struct ast_host_pair args[] = {
+        { AST_STR("display_name"), q.about },
+    };
     struct ast_err err = AST_ERR_INIT;
     char uuid[AST_UUID_TEXT];
 
+    begin_deed(&q, args, AST_ARRAY_LEN(args));
     keep_about(&q);
     if (admit(&q))
         return AST_ABI_ERR;
@@ -221,12 +260,23 @@ int ast_identity_identity_resolve(struct ast_abi *a,
                                   struct ast_identity_identity_resolve_response *ret,
                                   struct ast_identity_error *reterr)
 {
-    const struct ask q = { a, "identity-resolve", AST_IDENTITY_LEVEL_RESOLVE,
-                           ast_str_first(request->platform_user_id, AST_IDENTITY_MAX_KEY), reterr };
+    struct ask q = {
+        .a = a,
+        .fn = "identity-resolve",
+        .needs = AST_IDENTITY_LEVEL_RESOLVE,
+        .about = ast_str_first(request->platform_user_id, AST_IDENTITY_MAX_KEY),
+        .reterr = reterr,
+        .is_lookup = true,
+    };
+    const struct ast_host_pair args[] = {
+        { AST_STR("platform"), request->platform },
+        { AST_STR("platform_user_id"), request->platform_user_id },
+    };
     AST_AUTO(ast_identity_user_done) struct ast_identity_user user = { .doc = NULL };
     struct ast_err err = AST_ERR_INIT;
     char uuid[AST_UUID_TEXT];
 
+    begin_deed(&q, args, AST_ARRAY_LEN(args));
     if (admit(&q))
         return AST_ABI_ERR;
     enum ast_rc rc = ast_identity_resolve(host_call(a)->env->host->store, request->platform,
@@ -282,12 +332,22 @@ int ast_identity_identity_list_links(struct ast_abi *a, struct ast_str astrid_us
                                      struct ast_list_identity_platform_link *ret,
                                      struct ast_identity_error *reterr)
 {
-    const struct ask q = { a, "identity-list-links", AST_IDENTITY_LEVEL_LINK,
-                           ast_str_first(astrid_user_id, AST_IDENTITY_MAX_KEY), reterr };
+    struct ask q = {
+        .a = a,
+        .fn = "identity-list-links",
+        .needs = AST_IDENTITY_LEVEL_LINK,
+        .about = ast_str_first(astrid_user_id, AST_IDENTITY_MAX_KEY),
+        .reterr = reterr,
+        .is_lookup = true,
+    };
+    const struct ast_host_pair args[] = {
+        { AST_STR("astrid_user_id"), astrid_user_id },
+    };
     struct listing l = { .arena = ast_abi_arena(a) };
     struct ast_err err = AST_ERR_INIT;
     struct ast_uuid user;
 
+    begin_deed(&q, args, AST_ARRAY_LEN(args));
     if (!ast_uuid_parse(astrid_user_id, &user))
         return fail_tag(&q, AST_IDENTITY_ERROR_INVALID_INPUT);
     if (admit(&q))

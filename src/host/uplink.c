@@ -128,9 +128,9 @@ static bool is_label(struct ast_str s)
            ast_str_find_byte(s, 0) == AST_STR_NPOS;
 }
 
-int ast_uplink_uplink_register(struct ast_abi *a, struct ast_str name, struct ast_str platform,
-                               enum ast_uplink_uplink_profile profile, struct ast_str *ret,
-                               struct ast_uplink_error *reterr)
+static int do_register(struct ast_abi *a, struct ast_str name, struct ast_str platform,
+                       enum ast_uplink_uplink_profile profile, struct ast_str *ret,
+                       struct ast_uplink_error *reterr)
 {
     struct ast_host_call *call = host_call(a);
     if (!may_uplink(call))
@@ -163,6 +163,23 @@ int ast_uplink_uplink_register(struct ast_abi *a, struct ast_str name, struct as
     *ret = ast_arena_dup(ast_abi_arena(a), ast_uuid_format(&fresh.id, uuid));
     record(call, "uplink-register", *ret, "registered");
     return AST_ABI_OK;
+}
+
+int ast_uplink_uplink_register(struct ast_abi *a, struct ast_str name, struct ast_str platform,
+                               enum ast_uplink_uplink_profile profile, struct ast_str *ret,
+                               struct ast_uplink_error *reterr)
+{
+    const struct ast_host_pair args[] = {
+        { AST_STR("name"), name },
+        { AST_STR("platform"), platform },
+        { AST_STR("profile"), ast_str_c(ast_uplink_uplink_profile_name(profile)) },
+    };
+    struct host_deed deed;
+    host_deed_begin(&deed, "uplink-register", args, AST_ARRAY_LEN(args));
+    int result = do_register(a, name, platform, profile, ret, reterr);
+    host_deed_end(&deed, host_call(a), /* is_lookup= */ false,
+                  result ? ast_uplink_error_name(reterr->tag) : NULL);
+    return result;
 }
 
 /* --- send ---------------------------------------------------------------------------------------- */
@@ -250,9 +267,8 @@ static enum ast_rc hand_in(struct ast_host_call *call, const struct ast_uuid *up
     return rc ? rc : publish_as(call, &who.principal, ast_buf_view(&body), ret_taken, err);
 }
 
-int ast_uplink_uplink_send(struct ast_abi *a, struct ast_str uplink_id,
-                           struct ast_str platform_user_id, struct ast_str content, bool *ret,
-                           struct ast_uplink_error *reterr)
+static int do_send(struct ast_abi *a, struct ast_str uplink_id, struct ast_str platform_user_id,
+                   struct ast_str content, bool *ret, struct ast_uplink_error *reterr)
 {
     struct ast_host_call *call = host_call(a);
     struct ast_str platform = AST_STR_NONE;
@@ -278,6 +294,26 @@ int ast_uplink_uplink_send(struct ast_abi *a, struct ast_str uplink_id,
     if (rc)
         return fail_unknown(reterr, host_text(a, "uplink-send: %s", err.msg));
     return AST_ABI_OK;
+}
+
+/* The content is in the arguments' hash, if it is short enough to be hashed at all. */
+int ast_uplink_uplink_send(struct ast_abi *a, struct ast_str uplink_id,
+                           struct ast_str platform_user_id, struct ast_str content, bool *ret,
+                           struct ast_uplink_error *reterr)
+{
+    const struct ast_host_pair args[] = {
+        { AST_STR("content"), content },
+        { AST_STR("platform_user_id"), platform_user_id },
+        { AST_STR("uplink_id"), uplink_id },
+    };
+    struct host_deed deed;
+    host_deed_begin(&deed, "uplink-send", args, AST_ARRAY_LEN(args));
+    int result = do_send(a, uplink_id, platform_user_id, content, ret, reterr);
+    host_deed_end(&deed, host_call(a), /* is_lookup= */ true,
+                  result  ? ast_uplink_error_name(reterr->tag)
+                  : !*ret ? "not delivered"
+                          : NULL);
+    return result;
 }
 
 /* --- Listing ------------------------------------------------------------------------------------- */

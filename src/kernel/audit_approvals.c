@@ -1,5 +1,5 @@
 /* What capsules ask people for, in the audit log (spec 09 §11): a row for the question, one for the answer, one for a use of
- * an earlier approval. On the fiber that asked: rows are queued, nobody waits for them.
+ * an earlier approval; and what they do with identities and uplinks (spec 05 §13, §14). On the fiber that asked: rows are queued, nobody waits for them.
  *
  * Invariant: no row is appended once the log closes; calls may still run then.
  */
@@ -39,8 +39,9 @@ static bool may_record_use(struct kernel_approvals *v)
         may = ++v->used <= COVERED_MAX;
     }
     if (left_out)
-        ast_log_fields(AST_LOG_WARN, AUDIT_TARGET, "uses of allowances left out of the audit log",
-                       AST_F_SECURITY, AST_F_U64("count", left_out));
+        ast_log_fields(AST_LOG_WARN, AUDIT_TARGET,
+                       "uses of allowances and look-ups left out of the audit log", AST_F_SECURITY,
+                       AST_F_U64("count", left_out));
     return may;
 }
 
@@ -108,6 +109,45 @@ static void on_approval(void *arg, const struct ast_host_approval *what)
     pthread_rwlock_unlock(&v->gate);
 }
 
+static void on_deed_stored(void *arg, enum ast_rc rc, const struct ast_err *err)
+{
+    if (rc)
+        ast_log_fields(AST_LOG_ERROR, AUDIT_TARGET, "a capsule's call is missing in the audit log",
+                       AST_F_SECURITY, AST_F_CSTR("error", err->msg));
+}
+
+static void on_deed(void *arg, const struct ast_host_deed *what)
+{
+    struct ast_kernel *k = arg;
+    struct kernel_approvals *v = &k->approvals;
+    AST_AUTO(ast_buf_done) struct ast_buf why = AST_BUF_INIT(REASON_MAX_TEXT);
+
+    /* A change has waited for the disk; what costs the capsule nothing is bounded. */
+    if ((what->is_lookup || what->error.p) && !may_record_use(v))
+        return;
+    if (what->is_denied)
+        ast_buf_addf(&why, "capsule '" AST_STR_FMT "' may not call " AST_STR_FMT,
+                     AST_STR_ARG(what->capsule), AST_STR_ARG(what->fn));
+    else
+        ast_buf_addf(&why, "capsule '" AST_STR_FMT "' may call " AST_STR_FMT,
+                     AST_STR_ARG(what->capsule), AST_STR_ARG(what->fn));
+    const struct ast_audit_draft d = {
+        .principal = what->principal,
+        .action = AST_AUDIT_ACTION_capsule_tool_call,
+        .action_values = { { .text = what->capsule },
+                           { .text = what->fn },
+                           { .text = what->args_hash } },
+        .proof = what->is_denied ? AST_AUDIT_PROOF_denied : AST_AUDIT_PROOF_system,
+        .proof_values = { { .text = ast_buf_view(&why) } },
+        .is_failure = what->error.p != NULL,
+        .outcome = what->error,
+    };
+    pthread_rwlock_rdlock(&v->gate);
+    if (!v->is_closed)
+        ast_audit_append(k->audit, &d, /* intent= */ NULL, on_deed_stored, NULL);
+    pthread_rwlock_unlock(&v->gate);
+}
+
 void kernel_approvals_open(struct ast_kernel *k)
 {
     (void)pthread_rwlock_init(&k->approvals.gate, NULL); /* without attributes it cannot fail */
@@ -115,6 +155,8 @@ void kernel_approvals_open(struct ast_kernel *k)
     k->approvals.is_open = true;
     k->host.on_approval = on_approval;
     k->host.on_approval_arg = k;
+    k->host.on_deed = on_deed;
+    k->host.on_deed_arg = k;
 }
 
 void kernel_approvals_close(struct ast_kernel *k)

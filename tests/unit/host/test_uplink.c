@@ -149,7 +149,45 @@ static void a_flood_is_held_by_the_principals_rate(void **state)
     assert_string_equal(rig_answer(rig_start_for(r, NULL, &p, script)), "true\nfalse\ntrue");
 }
 
-RIG_MAIN(RIG_TEST(c05_47_the_33rd_is_over_the_quota), RIG_TEST(c05_47_a_duplicate_is_invalid),
+/* What the record keeps: one line a call. */
+struct deeds {
+    char text[1024];
+    size_t n;
+};
+
+static void keep_deed(void *arg, const struct ast_host_deed *what)
+{
+    struct deeds *d = arg;
+    assert_int_equal(what->args_hash.n, 64);
+    assert_true(ast_principal_valid(what->principal));
+    d->n += (size_t)snprintf(d->text + d->n, sizeof d->text - d->n,
+                             AST_STR_FMT " " AST_STR_FMT "%s%s\n", AST_STR_ARG(what->fn),
+                             AST_STR_ARG(what->error.p ? what->error : AST_STR("ok")),
+                             what->is_denied ? " denied" : "", what->is_lookup ? " lookup" : "");
+}
+
+static void c05_47_each_call_is_told_to_the_record_with_how_it_ended(void **state)
+{
+    struct rig *r = *state;
+    struct deeds deeds = { .n = 0 };
+    r->host.on_deed = keep_deed;
+    r->host.on_deed_arg = &deeds;
+    ASK(r, "err:capability-denied", "register 0 chat bot");
+    r->env.uplink = r->env.has_inbound = true;
+    linked(r, "alice", "chat", "42");
+    AST_AUTO(ast_cfree) char *id = registered(r, "register 0 chat bot");
+    ASK(r, "err:invalid-input", "register 0 chat bot");
+    ASK(r, "true\nfalse", "send %s 42 hello\nsend %s 43 hello", id, id);
+    assert_string_equal(deeds.text, "uplink-register capability-denied denied\n"
+                                    "uplink-register ok\n"
+                                    "uplink-register invalid-input\n"
+                                    "uplink-send ok lookup\n"
+                                    "uplink-send not delivered lookup\n");
+    r->host.on_deed = NULL;
+}
+
+RIG_MAIN(RIG_TEST(c05_47_each_call_is_told_to_the_record_with_how_it_ended),
+         RIG_TEST(c05_47_the_33rd_is_over_the_quota), RIG_TEST(c05_47_a_duplicate_is_invalid),
          RIG_TEST(registering_needs_the_capability_and_a_proper_id),
          RIG_TEST(instances_share_the_registrations_of_their_load),
          RIG_TEST(descriptors_say_what_was_registered),
