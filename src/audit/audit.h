@@ -186,6 +186,7 @@ struct ast_audit_issue {
 
 struct ast_audit_report {
     uint64_t entries, chains, sessions, tampered_sessions;
+    uint64_t vouched; /* of the entries: those a checkpoint stands for */
     AST_VEC(struct ast_audit_issue)
     issues;               /* by session, chain (system first, then by name), kind, sequence */
     uint64_t issues_lost; /* beyond AST_AUDIT_MAX_ISSUES */
@@ -207,7 +208,11 @@ const char *ast_audit_issue_text(const struct ast_audit_issue *issue,
 struct ast_audit_scope {
     const struct ast_uuid *session;        /* NULL: all */
     const struct ast_principal *principal; /* NULL: all chains; n == 0: the system chain */
-    const char *anchors;     /* file of ast_audit_anchor(); NULL or absent: not compared */
+    const char *anchors; /* file of ast_audit_anchor(); NULL or absent: not compared */
+    /* NULL: every signature is checked. Else a file of ours: rows up to the ends it names are only checked to be those that an
+     * earlier walk had checked (their hashes and links lead to those ends); any issue makes the walk begin anew without it. A
+     * walk over all that finds none renews it. Absent or damaged: as NULL, and made. */
+    const char *checkpoint;
     const atomic_bool *stop; /* set by another thread to give up (CANCELLED); NULL: never */
 };
 /* Walks the rows in the order they were appended and checks every signature, link, seal and end. Issues do not stop the walk.

@@ -238,8 +238,12 @@ struct audit_public_key {
 enum ast_rc audit_keys_load(struct ast_audit *a, struct ast_err *err);
 bool audit_key_is_trusted(struct ast_audit *a, const uint8_t key[static AST_KEY_PUBLIC_BYTES]);
 
-/* anchor.c: gives each chain end of the file; a missing file gives none. */
-enum ast_rc audit_anchor_each(struct ast_audit *a, const char *path,
-                              bool (*each)(void *arg, struct ast_str chain,
-                                           const struct ast_audit_head *head),
-                              void *arg, struct ast_err *err);
+/* anchor.c: signed files that name ends of chains. A missing file gives none. */
+enum audit_ends { AUDIT_ANCHORS, AUDIT_CHECKPOINT };
+typedef enum ast_rc audit_fill_ends(void *arg, struct ast_buf *out, struct ast_err *err);
+enum ast_rc audit_ends_write(struct ast_audit *a, const char *path, enum audit_ends kind,
+                             audit_fill_ends *fill, void *arg, struct ast_err *err);
+enum ast_rc audit_ends_each(struct ast_audit *a, const char *path, enum audit_ends kind,
+                            bool (*each)(void *arg, struct ast_str chain,
+                                         const struct ast_audit_head *head),
+                            void *arg, struct ast_err *err);

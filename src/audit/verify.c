@@ -7,6 +7,7 @@
 #include <stdlib.h>
 
 #include "audit/audit_priv.h"
+#include "base/log.h"
 
 #include "base/banned.h"
 
@@ -48,8 +49,8 @@ void ast_audit_report_done(struct ast_audit_report *r)
 
 /* ---- chains on the way ---- */
 
-/* An end that was claimed: by the head record (0) or by an anchor (1). count == 0: no claim. */
-enum { HEAD, ANCHOR, CLAIMS };
+/* An end that was claimed: by the head record, by an anchor or by a checkpoint. count == 0: no claim. */
+enum { HEAD, ANCHOR, CHECKPOINT, CLAIMS };
 
 struct chain {
     struct ast_uuid session;
@@ -70,6 +71,7 @@ struct verify {
     struct ast_map tampered; /* session text -> anything */
     struct ast_buf bytes;    /* scratch: what one row signs */
     unsigned claim;          /* which one is being loaded */
+    const char *checkpoint;  /* NULL: check every signature */
     enum ast_rc rc;
     struct ast_err *err;
 };
@@ -141,6 +143,15 @@ static bool add_head(void *arg, struct ast_str key, struct ast_str value)
     return !audit_head_read(value, &head) || add_claim(arg, key, &head);
 }
 
+static void forget_claims(struct verify *v, unsigned kind)
+{
+    struct ast_str key;
+    size_t pos = 0;
+    void *value;
+    while (ast_map_next(&v->chains, &pos, &key, &value))
+        ((struct chain *)value)->claims[kind].count = 0;
+}
+
 static enum ast_rc load_claims(struct verify *v)
 {
     enum ast_rc rc = AST_OK;
@@ -148,7 +159,15 @@ static enum ast_rc load_claims(struct verify *v)
     /* Anchors first: they are older than the heads, so both lie on the way of the walk. */
     v->claim = ANCHOR;
     if (v->scope->anchors)
-        rc = audit_anchor_each(v->a, v->scope->anchors, add_claim, v, v->err);
+        rc = audit_ends_each(v->a, v->scope->anchors, AUDIT_ANCHORS, add_claim, v, v->err);
+    v->claim = CHECKPOINT;
+    if (!rc && v->checkpoint &&
+        audit_ends_each(v->a, v->checkpoint, AUDIT_CHECKPOINT, add_claim, v, NULL)) {
+        ast_log_warn("astrid.audit", "the audit checkpoint cannot be trusted, checking everything");
+        forget_claims(v, CHECKPOINT);
+    }
+    if (!rc)
+        rc = v->rc;
     v->claim = HEAD;
     if (!rc)
         rc = ast_store_scan(v->a->store, AUDIT_NS_HEADS, AST_STR_NONE, AST_STR_NONE, add_head, v,
@@ -168,10 +187,15 @@ static void meet_claims(struct chain *c, const struct ast_audit_entry *e, bool i
 /* ---- one row ---- */
 
 /* False when the row is not what was signed. */
-static bool check_signature(struct verify *v, const struct ast_audit_entry *e,
-                            struct ast_audit_issue *issue)
+static bool check_signature(struct verify *v, const struct chain *c, uint64_t seq,
+                            const struct ast_audit_entry *e, struct ast_audit_issue *issue)
 {
-    if (!ast_key_verify(e->key, ast_buf_view(&v->bytes), e->signature))
+    /* The end that the checkpoint names will not be met if this row is another than it was. */
+    bool is_vouched =
+        c->claims[CHECKPOINT].count && seq <= c->claims[CHECKPOINT].seq && !c->is_met[CHECKPOINT];
+
+    v->report->vouched += is_vouched;
+    if (!is_vouched && !ast_key_verify(e->key, ast_buf_view(&v->bytes), e->signature))
         issue->kind = AST_AUDIT_ISSUE_InvalidSignature;
     else if (!audit_key_is_trusted(v->a, e->key))
         issue->kind = AST_AUDIT_ISSUE_UntrustedKey;
@@ -223,7 +247,7 @@ static bool check_row(struct verify *v, const struct ast_uuid *session,
     ast_buf_reset(&v->bytes);
     if (ast_audit_entry_signed(&e, &v->bytes, NULL))
         return out_of_memory(v);
-    bool is_altered = !check_signature(v, &e, &issue);
+    bool is_altered = !check_signature(v, c, row->seq, &e, &issue);
     check_link(v, c, &e, &issue);
     v->report->entries++;
     c->count++;
@@ -396,13 +420,41 @@ static void verify_done(struct verify *v)
     ast_buf_done(&v->bytes);
 }
 
-enum ast_rc ast_audit_verify(struct ast_audit *a, const struct ast_audit_scope *scope,
-                             struct ast_audit_report *ret, struct ast_err *err)
+static enum ast_rc fill_ends(void *arg, struct ast_buf *out, struct ast_err *err)
 {
-    struct ast_audit_report report = { 0 };
+    struct verify *v = arg;
+    char text[AUDIT_HEAD_TEXT];
+    struct ast_str key;
+    size_t pos = 0;
+    void *value;
+
+    (void)err; /* the buffer's state is checked by the caller */
+    while (ast_map_next(&v->chains, &pos, &key, &value)) {
+        const struct chain *c = value;
+        struct ast_audit_head end = { .seq = c->last_seq, .count = c->count, .id = c->last_id };
+        memcpy(end.hash, c->hash, sizeof end.hash);
+        if (c->count)
+            (void)ast_buf_addf(out, AST_STR_FMT " " AST_STR_FMT "\n", AST_STR_ARG(key),
+                               AST_STR_ARG(audit_head_write(&end, text)));
+    }
+    return AST_OK;
+}
+
+static void renew_checkpoint(struct verify *v)
+{
+    struct ast_err err = AST_ERR_INIT;
+    if (audit_ends_write(v->a, v->scope->checkpoint, AUDIT_CHECKPOINT, fill_ends, v, &err))
+        ast_log_warn("astrid.audit", "the audit checkpoint is not written: %s", err.msg);
+}
+
+static enum ast_rc verify_once(struct ast_audit *a, const struct ast_audit_scope *scope,
+                               const char *checkpoint, struct ast_audit_report *report,
+                               struct ast_err *err)
+{
     struct verify v = { .a = a,
                         .scope = scope,
-                        .report = &report,
+                        .report = report,
+                        .checkpoint = checkpoint,
                         .bytes = AST_BUF_INIT(2 * AST_AUDIT_MAX_ENTRY),
                         .err = err };
     struct chunk *c = calloc(1, sizeof *c);
@@ -416,9 +468,26 @@ enum ast_rc ast_audit_verify(struct ast_audit *a, const struct ast_audit_scope *
         rc = walk(&v, c, err);
     if (!rc)
         rc = check_ends(&v, err);
+    if (!rc && scope->checkpoint && !scope->session && !scope->principal &&
+        ast_audit_report_is_valid(report))
+        renew_checkpoint(&v);
     ast_buf_done(&c->text);
     free(c);
     verify_done(&v);
+    return rc;
+}
+
+enum ast_rc ast_audit_verify(struct ast_audit *a, const struct ast_audit_scope *scope,
+                             struct ast_audit_report *ret, struct ast_err *err)
+{
+    struct ast_audit_report report = { 0 };
+
+    enum ast_rc rc = verify_once(a, scope, scope->checkpoint, &report, err);
+    if (!rc && scope->checkpoint && !ast_audit_report_is_valid(&report)) {
+        ast_audit_report_done(&report); /* what exactly is wrong, only the signatures tell */
+        report = (struct ast_audit_report){ 0 };
+        rc = verify_once(a, scope, /* checkpoint= */ NULL, &report, err);
+    }
     if (rc) {
         ast_audit_report_done(&report);
         return rc;

@@ -319,6 +319,7 @@ struct kernel_audit {
     atomic_bool stop;
     struct ast_timer *timer;
     char *anchors;     /* owned path */
+    char *checkpoint;  /* owned path */
     bool is_anchoring; /* main loop: a job is queued */
 };
 
@@ -335,7 +336,9 @@ static void *verify_all(void *arg)
 {
     struct kernel_audit *ka = arg;
     AST_AUTO(ast_audit_report_done) struct ast_audit_report report = { 0 };
-    struct ast_audit_scope scope = { .anchors = ka->anchors, .stop = &ka->stop };
+    struct ast_audit_scope scope = { .anchors = ka->anchors,
+                                     .checkpoint = ka->checkpoint,
+                                     .stop = &ka->stop };
     struct ast_err err = AST_ERR_INIT;
 
     enum ast_rc rc = ast_audit_verify(ka->k->audit, &scope, &report, &err);
@@ -416,7 +419,13 @@ enum ast_rc kernel_audit_open(struct ast_kernel *k, struct ast_err *err)
     else if (interrupted)
         ast_log_warn(AUDIT_TARGET, "%llu requests were interrupted; recorded as failures",
                      (unsigned long long)interrupted);
-    return kernel_loader_start(&k->answers, err);
+    rc = kernel_loader_start(&k->answers, err);
+    return rc ? rc : kernel_loader_start(&k->verifier, err);
+}
+
+const atomic_bool *kernel_audit_stopping(struct ast_kernel *k)
+{
+    return k->audit_life ? &k->audit_life->stop : NULL;
 }
 
 enum ast_rc kernel_audit_start(struct ast_kernel *k, struct ast_err *err)
@@ -428,7 +437,8 @@ enum ast_rc kernel_audit_start(struct ast_kernel *k, struct ast_err *err)
     ka->k = k;
     ka->anchors = ast_home_path(k->home, KERNEL_AUDIT_ANCHORS);
     ka->timer = ast_timer_new(k->loop, on_anchor_time, ka);
-    if (!ka->anchors || !ka->timer)
+    ka->checkpoint = ast_home_path(k->home, KERNEL_AUDIT_CHECKPOINT);
+    if (!ka->anchors || !ka->checkpoint || !ka->timer)
         return ast_fail(err, AST_E_NO_MEMORY, "audit");
     enum ast_rc rc = ast_thread_start(&ka->walker, "ast-audit", verify_all, ka, err);
     ka->is_walking = !rc;
@@ -448,6 +458,7 @@ void kernel_audit_stop(struct ast_kernel *k)
             pthread_join(ka->walker, NULL);
         ast_timer_close(ka->timer);
     }
+    kernel_loader_stop(&k->verifier); /* what it still has fails at once, and leaves its row */
     kernel_loader_stop(&k->answers);
     if (ka && k->audit && ka->is_walking)
         write_anchors(ka);
@@ -455,8 +466,11 @@ void kernel_audit_stop(struct ast_kernel *k)
     ast_audit_close(k->audit); /* waits for rows in flight, whose writers look at `answers` */
     k->audit = NULL;
     kernel_loader_done(&k->answers);
-    if (ka)
+    kernel_loader_done(&k->verifier);
+    if (ka) {
         free(ka->anchors);
+        free(ka->checkpoint);
+    }
     free(ka);
     k->audit_life = NULL;
 }

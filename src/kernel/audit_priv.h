@@ -13,7 +13,11 @@
 
 #include "kernel/kernel_priv.h"
 
-#define KERNEL_AUDIT_ANCHORS "var/audit-heads"
+#define KERNEL_AUDIT_ANCHORS    "var/audit-heads"
+#define KERNEL_AUDIT_CHECKPOINT "var/audit-checkpoint"
+
+/* Set when long walks shall end; NULL before the background work began. */
+const atomic_bool *kernel_audit_stopping(struct ast_kernel *k);
 
 enum kernel_audit_right {
     KERNEL_AUDIT_ALLOWED, /* "policy allow: <caller> holds <capability>" */

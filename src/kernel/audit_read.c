@@ -124,7 +124,7 @@ enum ast_rc kernel_audit_verify(struct ast_kernel *k, struct ast_jw *w, struct a
 {
     AST_AUTO(ast_audit_report_done) struct ast_audit_report report = { 0 };
     AST_AUTO(ast_cfree) char *anchors = ast_home_path(k->home, KERNEL_AUDIT_ANCHORS);
-    struct ast_audit_scope scope = { .anchors = anchors };
+    struct ast_audit_scope scope = { .anchors = anchors, .stop = kernel_audit_stopping(k) };
     char text[AST_AUDIT_ISSUE_TEXT], id[AST_UUID_TEXT];
 
     if (!anchors)

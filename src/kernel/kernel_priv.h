@@ -193,7 +193,8 @@ struct ast_kernel {
     struct kernel_audit *audit_life; /* owned; audit.c */
     bool audit_fail_closed;          /* immutable after boot */
     struct kernel_approvals approvals;
-    struct kernel_loader answers; /* what waits for its audit row is answered here */
+    struct kernel_loader verifier; /* long reads: nobody who changes something waits for them */
+    struct kernel_loader answers;  /* what waits for its audit row is answered here */
     struct kernel_loader loader;
     struct kernel_turns
         admin; /* the write lock of policy: its changes run here, one after another */

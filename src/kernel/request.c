@@ -45,7 +45,7 @@ struct request_row {
     enum ast_rc (*read)(struct request *r, const struct ast_json *params,
                         struct ast_err *err); /* NULL: no parameters */
     void (*run)(struct request *r);
-    bool blocks;     /* runs on the loader thread without being a change */
+    bool blocks;     /* runs on a thread of its own kind, without being a change */
     bool is_private; /* the answer is nobody's but the caller's: see the router */
 };
 
@@ -562,7 +562,7 @@ static enum ast_rc admit(struct request *r, const struct ast_json *params, struc
 static void run_change(struct request *r)
 {
     r->job.run = run_on_loader;
-    if (kernel_loader_post(&r->k->loader, &r->job))
+    if (kernel_loader_post(r->row->changes ? &r->k->loader : &r->k->verifier, &r->job))
         return;
     answer_error(r, AST_STR("the daemon is shutting down"));
     request_finish(r);

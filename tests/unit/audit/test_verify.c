@@ -314,6 +314,78 @@ static void a_log_that_grows_meanwhile_is_valid(void **state)
     pthread_join(thread, NULL);
 }
 
+/* One walk with the checkpoint; its report must be done by the caller. */
+static void walk_from(struct fixture *f, const char *path, struct ast_audit_report *ret)
+{
+    struct ast_audit_scope scope = { .checkpoint = path };
+    struct ast_err err = AST_ERR_INIT;
+    if (ast_audit_verify(f->audit, &scope, ret, &err))
+        fail_msg("verify: %s", err.msg);
+}
+
+static void expect_walk(struct fixture *f, const char *path, uint64_t entries, uint64_t vouched)
+{
+    AST_AUTO(ast_audit_report_done) struct ast_audit_report report = { 0 };
+    walk_from(f, path, &report);
+    assert_true(ast_audit_report_is_valid(&report));
+    assert_int_equal(report.entries, entries);
+    assert_int_equal(report.vouched, vouched);
+}
+
+static void c09_32_a_checkpoint_spares_signatures_and_hides_nothing_that_a_row_says(void **state)
+{
+    struct fixture *f = *state;
+    AST_AUTO(ast_audit_report_done) struct ast_audit_report report = { 0 };
+    AST_AUTO(ast_buf_done) struct ast_buf file = AST_BUF_INIT(65536), anchors = AST_BUF_INIT(65536);
+    char path[96], anchors_path[96];
+
+    (void)snprintf(path, sizeof path, "%s/checkpoint", f->dir);
+    (void)snprintf(anchors_path, sizeof anchors_path, "%s/anchors", f->dir);
+    add_five(f);
+    add_row(f, "bob", "GetStatus");
+    expect_walk(f, path, 6, 0);
+    expect_walk(f, path, 6, 6);
+    add_row(f, "alice", "GetStatus");
+    add_row(f, "carol", "GetStatus");
+    expect_walk(f, path, 8, 6);
+    expect_walk(f, path, 8, 8);
+
+    /* The ends of chains that nobody checked are no checkpoint, though we signed them too. */
+    assert_int_equal(ast_fs_read(path, 65536, &file, NULL), AST_OK);
+    assert_int_equal(ast_audit_anchor(f->audit, anchors_path, NULL), AST_OK);
+    assert_int_equal(ast_fs_read(anchors_path, 65536, &anchors, NULL), AST_OK);
+    assert_int_equal(ast_fs_write_atomic(path, ast_buf_view(&anchors), 0600, 0, NULL), AST_OK);
+    expect_walk(f, path, 8, 0);
+    file.p[file.n / 2] ^= 1; /* nor is a damaged one */
+    assert_int_equal(ast_fs_write_atomic(path, ast_buf_view(&file), 0600, 0, NULL), AST_OK);
+    expect_walk(f, path, 8, 0);
+    expect_walk(f, path, 8, 8);
+
+    edit_row(f, 3, "GetStatus", "Shutdown ");
+    for (int i = 0; i < 2; i++) {
+        ast_audit_report_done(&report);
+        report = (struct ast_audit_report){ 0 };
+        walk_from(f, path, &report);
+        assert_int_equal(report.issues.n, 2);
+        assert_int_equal(report.issues.v[0].kind, AST_AUDIT_ISSUE_InvalidSignature);
+        assert_int_equal(report.issues.v[0].seq, 3);
+        assert_int_equal(report.issues.v[1].kind, AST_AUDIT_ISSUE_BrokenLink);
+    }
+    edit_row(f, 3, "Shutdown ", "GetStatus");
+    expect_walk(f, path, 8, 8);
+    edit_row(f, 3, "it broke", "it works");
+    ast_audit_report_done(&report);
+    report = (struct ast_audit_report){ 0 };
+    walk_from(f, path, &report);
+    assert_int_equal(report.issues.v[0].kind, AST_AUDIT_ISSUE_AlteredOutcome);
+    edit_row(f, 3, "it works", "it broke");
+    remove_row(f, 8); /* the end it names is gone */
+    ast_audit_report_done(&report);
+    report = (struct ast_audit_report){ 0 };
+    walk_from(f, path, &report);
+    assert_int_equal(report.issues.v[0].kind, AST_AUDIT_ISSUE_Truncated);
+}
+
 static void an_empty_log_is_valid(void **state)
 {
     struct fixture *f = *state;
@@ -332,6 +404,7 @@ int main(void)
         AUDIT_TEST(a_chain_without_its_head_record_is_found),
         AUDIT_TEST(c09_26_issues_have_their_texts_and_scopes_hold),
         AUDIT_TEST(a_log_that_grows_meanwhile_is_valid),
+        AUDIT_TEST(c09_32_a_checkpoint_spares_signatures_and_hides_nothing_that_a_row_says),
         AUDIT_TEST(an_empty_log_is_valid),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
