@@ -97,10 +97,16 @@ class Asking(Case):
         self._ask(c, "tar x|tar x z", "alice")
         equal(self._said(c), "allowance go")
         c.close()
-        done = self.d.cli("audit", "export")
-        equal(done.returncode, 0, done.stderr)
-        rows = [json.loads(line) for line in done.stdout.splitlines()]
-        rows = [r for r in rows if r.get("action", {}).get("action", r.get("action", {}).get("action_type")) == "tar x"]
+        rows = []
+
+        def are_stored():  # nobody waits for the disk with an approval
+            done = self.d.cli("audit", "export")
+            equal(done.returncode, 0, done.stderr)
+            exported = [json.loads(line) for line in done.stdout.splitlines()]
+            rows[:] = [r for r in exported if r["action"].get("action", r["action"].get("action_type")) == "tar x"]
+            return len(rows) >= 7
+
+        wait_for(are_stored, what="the rows")
         check(all(r["principal"] == "alice" for r in rows), rows)
         for r in rows:  # how it is signed, not what it says
             del r["action"]["form"], r["action"]["outcome_hash"]
