@@ -162,7 +162,9 @@ struct gw_stream {
 void gw_stream_init(struct gw_stream *s, const struct gw_call *call);
 void gw_stream_list(struct gw_stream *s);
 void gw_stream_done(struct gw_stream *s);
-/* Its bearer expired or was revoked. */
+/* Disabled, or nobody can tell. A principal that does not exist is not disabled. */
+bool gw_is_disabled(const struct ast_gateway *g, struct ast_str principal);
+/* Its bearer expired or was revoked, or its principal was disabled. */
 bool gw_stream_is_over(const struct gw_stream *s, int64_t now_ns);
 /* The comment when it is due; *ret_next_ns: when to look again, for keep-alive and expiry. Last in a fill. */
 void gw_stream_keep_alive(struct gw_stream *s, int64_t now_ns, struct ast_buf *out,

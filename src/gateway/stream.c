@@ -2,6 +2,7 @@
 #include "gateway/gateway_priv.h"
 
 #include "base/time.h"
+#include "host/env.h"
 
 #include "base/banned.h"
 
@@ -65,9 +66,17 @@ void gw_streams_wake(struct ast_gateway *g, struct ast_str principal)
     }
 }
 
+bool gw_is_disabled(const struct ast_gateway *g, struct ast_str principal)
+{
+    AST_AUTO(ast_profile_unref) struct ast_profile *profile = NULL;
+    return ast_policy_profile(g->host->policy, principal, &profile, NULL) ||
+           (profile->exists && !profile->enabled);
+}
+
 bool gw_stream_is_over(const struct gw_stream *s, int64_t now_ns)
 {
-    return atomic_load(&s->is_revoked) || now_ns >= s->expires_ns;
+    return atomic_load(&s->is_revoked) || now_ns >= s->expires_ns ||
+           gw_is_disabled(s->g, ast_principal_str(&s->bearer.principal));
 }
 
 void gw_stream_keep_alive(struct gw_stream *s, int64_t now_ns, struct ast_buf *out,

@@ -62,14 +62,6 @@ static bool sees_all(const struct ast_gateway *g, struct ast_str caller)
     return ast_policy_holds(g->host->policy, caller, AST_STR("audit:read_all"));
 }
 
-/* One that does not exist has no rows to see, one that was disabled may not look; nor may one nobody can tell. */
-static bool is_disabled(const struct ast_gateway *g, struct ast_str caller)
-{
-    AST_AUTO(ast_profile_unref) struct ast_profile *profile = NULL;
-    return ast_policy_profile(g->host->policy, caller, &profile, NULL) ||
-           (profile->exists && !profile->enabled);
-}
-
 /* --- Pages of the log ---------------------------------------------------------------------- */
 
 struct reading {
@@ -163,11 +155,10 @@ static void say_dropped(uint64_t dropped, struct ast_buf *out)
     gw_sse_event(out, "lagged", ast_str_c(json));
 }
 
-/* A right that was taken away, a principal that was disabled: what comes next is not for this client. */
+/* A right that was taken away: what comes next is not for this client. */
 static bool still_may(const struct events *s)
 {
-    const struct ast_gateway *g = s->base.g;
-    return !is_disabled(g, caller_of(s)) && (!s->sees_all || sees_all(g, caller_of(s)));
+    return !s->sees_all || sees_all(s->base.g, caller_of(s));
 }
 
 /* What there is to say until `out` has enough; false: the stream cannot go on. */
@@ -289,7 +280,7 @@ static enum ast_rc read_request(struct opening *o, const struct gw_request *r, s
 void gw_get_events(struct gw_call *call)
 {
     struct ast_err err = AST_ERR_INIT;
-    if (is_disabled(call->g, ast_principal_str(&call->bearer.principal))) {
+    if (gw_is_disabled(call->g, ast_principal_str(&call->bearer.principal))) {
         ast_metric_add(call->g->auth_failures, 1);
         gw_reply_unauthorized(call);
         return;

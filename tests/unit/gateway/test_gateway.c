@@ -709,6 +709,20 @@ static void a_revoked_or_expired_bearer_ends_its_stream(void **state)
     assert_lacks(expired.body, "event: response");
 }
 
+static void a_disabled_principals_stream_ends(void **state)
+{
+    (void)state;
+    AST_AUTO(client_close)
+    struct client a = prompt(alice, "{\"text\":\"hi\",\"session_id\":\"s\"}");
+    rig_profile(&rig, "alice", "profile_version = 1\nenabled = false\n");
+    audit(
+        "{\"method\":\"admin.agent.disable\",\"outcome\":\"success\",\"target_principal\":\"alice\"}");
+    say("agent.v1.stream.delta", "alice", "{\"session_id\":\"s\",\"delta\":\"too late\"}");
+    AST_AUTO(reply_done) struct reply r = client_reply(&a, true);
+    assert_int_equal(r.status, 200);
+    assert_lacks(r.body, "too late");
+}
+
 static void a_slow_client_is_told_what_it_missed(void **state)
 {
     AST_AUTO(ast_buf_done) struct ast_buf json = AST_BUF_INIT(100000);
@@ -927,6 +941,7 @@ int main(void)
         T(c03_43_a_burst_is_delivered_whole_and_in_order),
         T(c03_45_two_principals_in_one_session_stay_apart),
         T(a_revoked_or_expired_bearer_ends_its_stream),
+        T(a_disabled_principals_stream_ends),
         T(a_slow_client_is_told_what_it_missed),
         T(an_answer_larger_than_a_queue_still_ends_the_stream),
         cmocka_unit_test_setup_teardown(c03_44_without_an_answer_the_stream_says_so_and_ends,
