@@ -262,6 +262,30 @@ static bool is_refused(struct ast_abi *a, const struct ast_elicit_elicit_request
     return true;
 }
 
+static void record(struct ast_abi *a, const struct host_question *q,
+                   enum ast_host_approval_step step, struct ast_str detail)
+{
+    const struct ast_host_call *call = host_call(a);
+    const struct ast_host *host = call->env->host;
+    const struct ast_host_approval what = {
+        .step = step,
+        .principal = ast_principal_str(&call->invoking),
+        .capsule = call->env->capsule_id,
+        .request = q->id_str,
+        .detail = detail,
+    };
+    if (host->on_approval)
+        host->on_approval(host->on_approval_arg, &what);
+}
+
+static struct ast_str outcome_of(enum ast_rc rc, const struct ast_json *answer)
+{
+    if (rc)
+        return rc == AST_E_TIMEOUT ? AST_STR("timeout") : AST_STR("cancel");
+    bool has = ast_json_member(answer, "value") || ast_json_member(answer, "values");
+    return has ? AST_STR("accept") : AST_STR("cancel");
+}
+
 static enum ast_rc ask(struct ast_abi *a, const struct ast_elicit_elicit_request *r,
                        struct host_question *q, struct ast_json_doc **ret_answer,
                        struct ast_err *err)
@@ -271,7 +295,13 @@ static enum ast_rc ask(struct ast_abi *a, const struct ast_elicit_elicit_request
     enum ast_rc rc = host_question_open(a, q, err);
     if (!rc)
         rc = write_question(host_call(a), q, r, &body, err);
-    return rc ? rc : host_question_ask(a, q, ast_buf_view(&body), ret_answer, err);
+    if (rc)
+        return rc;
+    record(a, q, AST_HOST_ELICIT_SENT, ast_str_c(ast_elicit_elicit_type_name(r->kind)));
+    rc = host_question_ask(a, q, ast_buf_view(&body), ret_answer, err);
+    record(a, q, AST_HOST_ELICIT_RECEIVED,
+           outcome_of(rc, *ret_answer ? ast_json_root(*ret_answer) : NULL));
+    return rc;
 }
 
 int ast_elicit_elicit(struct ast_abi *a, const struct ast_elicit_elicit_request *request,

@@ -19,16 +19,20 @@
 #include "store/store.h"
 #include "wasm/sched.h"
 
-/* An approval as the audit log keeps it (spec 09 §11). Views are borrowed for the call. */
+/* A question to people as the audit log keeps it (spec 09 §11, 05 §28). Views are borrowed for the call. */
 enum ast_host_approval_step {
     AST_HOST_APPROVAL_REQUESTED,
     AST_HOST_APPROVAL_GRANTED, /* detail: "once", "session" or "always" */
     AST_HOST_APPROVAL_DENIED,  /* detail: why; may be empty */
     AST_HOST_APPROVAL_COVERED, /* by an allowance: nobody was asked */
+    AST_HOST_ELICIT_SENT,      /* detail: "text", "secret", "select" or "array" */
+    AST_HOST_ELICIT_RECEIVED,  /* detail: "accept", "cancel" or "timeout" */
 };
 struct ast_host_approval {
     enum ast_host_approval_step step;
-    struct ast_str principal, capsule, action, resource, detail;
+    struct ast_str principal, capsule, detail;
+    struct ast_str action, resource; /* of approvals */
+    struct ast_str request;          /* of elicitations: its id */
 };
 
 /* A call that uses a right of the capsule, as the audit log keeps it (spec 05 §13, §14). Views are borrowed for the call. */

@@ -1,5 +1,6 @@
-/* What capsules ask people for, in the audit log (spec 09 §11): a row for the question, one for the answer, one for a use of
- * an earlier approval; and what they do with identities and uplinks (spec 05 §13, §14). On the fiber that asked: rows are queued, nobody waits for them.
+/* What capsules ask people for, in the audit log (spec 09 §11, 05 §28): a row for the question, one for the answer, one for a
+ * use of an earlier approval; and what they do with identities and uplinks (spec 05 §13, §14). On the fiber that asked: rows
+ * are queued, nobody waits for them.
  *
  * Invariant: no row is appended once the log closes; calls may still run then.
  */
@@ -50,6 +51,25 @@ static struct ast_str present(struct ast_str s)
     return s.p ? s : AST_STR("");
 }
 
+/* Never what was answered: it may be a secret. */
+static struct ast_audit_draft elicitation(const struct ast_host_approval *what, struct ast_buf *why)
+{
+    bool is_sent = what->step == AST_HOST_ELICIT_SENT;
+
+    ast_buf_addf(why, "asked by capsule '" AST_STR_FMT "'", AST_STR_ARG(what->capsule));
+    struct ast_audit_draft d = {
+        .principal = what->principal,
+        .action =
+            is_sent ? AST_AUDIT_ACTION_elicitation_sent : AST_AUDIT_ACTION_elicitation_received,
+        .action_values = { { .text = what->request },
+                           { .text = is_sent ? what->capsule : what->detail },
+                           { .text = what->detail } },
+        .proof = AST_AUDIT_PROOF_not_required,
+        .proof_values = { { .text = ast_buf_view(why) } },
+    };
+    return d;
+}
+
 /* `why` and `key_id` hold texts of the draft. */
 static struct ast_audit_draft draft_of(const struct ast_host_approval *what, struct ast_str key_id,
                                        struct ast_buf *why)
@@ -83,6 +103,8 @@ static struct ast_audit_draft draft_of(const struct ast_host_approval *what, str
         d.outcome = ast_buf_view(why);
         resource = what->detail; /* the second member is the reason */
         break;
+    case AST_HOST_ELICIT_SENT:
+    case AST_HOST_ELICIT_RECEIVED: return elicitation(what, why);
     }
     d.action_values[0].text = action;
     d.action_values[1].text = resource;

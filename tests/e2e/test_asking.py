@@ -245,6 +245,14 @@ class Asking(Case):
               "config=sk-very-secret;now=not-in-hook;")
         c.close()
         check("sk-very-secret" not in self.d.log(), "the secret is in the log")
+        export = self.d.cli("audit", "export").stdout
+        check("sk-very-secret" not in export, "the secret is in the audit log")
+        rows = [json.loads(line)["action"] for line in export.splitlines()]
+        sent = [r for r in rows if r.get("type") == "elicitation_sent"][-4:]
+        got = [r for r in rows if r.get("type") == "elicitation_received"][-4:]
+        equal([(r["server"], r["elicitation_type"]) for r in sent],
+              [("asking", kind) for kind in ["text", "select", "array", "secret"]])
+        equal([(r["request_id"], r["action"]) for r in got], [(r["request_id"], "accept") for r in sent])
         path = self.d.path("secrets", "default", "asking", "API_KEY")
         with open(path) as f:
             equal(f.read(), "sk-very-secret")
