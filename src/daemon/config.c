@@ -12,6 +12,7 @@
 #define CONFIG_MAX_BYTES  1048576u
 #define DEPTH_MAX         254u /* the counter of a message ends at 255 */
 #define APPROVAL_SECS_MAX 86400u
+#define INVITE_SECS_MAX   2592000u /* what a request may name itself */
 
 static void link_done(struct ast_kernel_link *l)
 {
@@ -188,6 +189,22 @@ static enum ast_rc read_audit(const struct ast_json *table, struct ast_daemon_co
     return AST_OK;
 }
 
+static enum ast_rc read_invites(const struct ast_json *table, struct ast_daemon_config *c,
+                                struct ast_err *err)
+{
+    const struct ast_json *v = ast_json_member(table, "default_expires_secs");
+    uint64_t n = 0;
+
+    if (v && (!ast_json_u64(v, &n) || n > INVITE_SECS_MAX))
+        return ast_fail(
+            err, AST_E_INVALID,
+            "Validation error in field 'invites.default_expires_secs': expected 0 to %u",
+            INVITE_SECS_MAX);
+    if (v)
+        c->invite_secs = (unsigned)n;
+    return AST_OK;
+}
+
 /* `*ret` is owned; NULL when an optional member is absent. */
 static enum ast_rc read_text(const struct ast_json *table, const char *key, bool is_required,
                              char **ret, struct ast_err *err)
@@ -275,6 +292,8 @@ static enum ast_rc read_file(const char *path, struct ast_daemon_config *c, bool
     rc = read_logging(ast_json_member(ast_json_root(doc), "logging"), c, level_set, err);
     if (!rc)
         rc = read_audit(ast_json_member(ast_json_root(doc), "audit"), c, err);
+    if (!rc)
+        rc = read_invites(ast_json_member(ast_json_root(doc), "invites"), c, err);
     if (!rc)
         rc = read_watch(ast_json_member(ast_json_root(doc), "gateway"), c, err);
     if (!rc)

@@ -1,4 +1,4 @@
-/* What the daemon reads of config.toml: [logging], [capsule], [timeouts], [uplink], [identity], [audit] and gateway.watch_plugins (spec 05 §22.2, 08 §12, §13). Layers: /etc/astrid/config.toml,
+/* What the daemon reads of config.toml: [logging], [capsule], [timeouts], [uplink], [identity], [audit], [invites] and gateway.watch_plugins (spec 05 §22.2, 08 §12, §13). Layers: /etc/astrid/config.toml,
  * then <home>/etc/config.toml, then <home>/config.toml, later ones win; then the environment for what no file set. A broken file refuses the
  * start; a bad variable is ignored with a line on stderr (spec README §5 gap 67). */
 #pragma once
@@ -18,6 +18,7 @@ struct ast_daemon_config {
     unsigned approval_secs;                  /* 0: the built-in minute */
     bool own_questions_only;                 /* clients see questions of the principals they use */
     bool audit_fail_open;                    /* fail_closed = false; default: closed */
+    unsigned invite_secs;                    /* [invites] default_expires_secs; 0: none */
     AST_VEC(struct ast_kernel_link) links; /* owned, with their texts; the last file that has any */
     bool watch_capsules;                   /* gateway.watch_plugins */
 };

@@ -211,6 +211,7 @@ static enum ast_rc start(struct daemon *d, const struct ast_daemon_config *cfg)
         .link_count = cfg->links.n,
         .version = AST_RUNTIME_VERSION,
         .audit_fail_open = cfg->audit_fail_open,
+        .invite_secs = cfg->invite_secs,
     };
     enum ast_rc rc = ast_kernel_boot(&k, &d->kernel, &d->err);
 

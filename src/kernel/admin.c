@@ -14,6 +14,10 @@
 #define PARAMS_MAX     (8u * 1024 * 1024)
 #define REQUEST_ID_MAX 256u
 #define LIST_MAX       256u /* entries of one list in a request */
+#define NOTE_MAX       4096u
+/* Failed redeems that are recorded, per caller: who floods is refused without a row (spec 02 §22). A token that is good is taken
+ * all the same, so nobody is locked out by others. */
+#define FAILED_REDEEMS 120u
 
 /* ---- the table ---- */
 
@@ -23,9 +27,13 @@ const struct admin_row *admin_row_at(size_t i)
         const struct admin_row *rows;
         size_t n;
     } stories[] = {
-        { admin_create_rows, admin_create_row_count }, { admin_agent_rows, admin_agent_row_count },
-        { admin_quota_rows, admin_quota_row_count },   { admin_group_rows, admin_group_row_count },
+        { admin_create_rows, admin_create_row_count },
+        { admin_agent_rows, admin_agent_row_count },
+        { admin_quota_rows, admin_quota_row_count },
+        { admin_group_rows, admin_group_row_count },
         { admin_cap_rows, admin_cap_row_count },
+        { admin_invite_rows, admin_invite_row_count },
+        { admin_pairing_rows, admin_pairing_row_count },
     };
 
     for (size_t s = 0; s < AST_ARRAY_LEN(stories); s++) {
@@ -47,8 +55,8 @@ static const struct admin_row *find_row(struct ast_str method)
 
 /* ---- readers ---- */
 
-static enum ast_rc read_text(const struct ast_json *params, struct ast_str key, struct ast_str *ret,
-                             struct ast_err *err)
+enum ast_rc admin_read_string(const struct ast_json *params, struct ast_str key,
+                              struct ast_str *ret, struct ast_err *err)
 {
     const struct ast_json *v = ast_json_get(params, key);
     if (!v)
@@ -63,7 +71,8 @@ enum ast_rc admin_read_target(struct admin_request *r, const struct ast_json *pa
                               struct ast_err *err)
 {
     struct ast_str text;
-    enum ast_rc rc = read_text(params, AST_STR("principal"), &text, err);
+    enum ast_rc rc = admin_read_string(params, AST_STR("principal"), &text, err);
+    r->names_target = true;
     return rc ? rc : ast_principal_parse(text, &r->target, err);
 }
 
@@ -71,13 +80,48 @@ enum ast_rc admin_read_name(struct admin_request *r, const struct ast_json *para
                             struct ast_err *err)
 {
     struct ast_str text;
-    enum ast_rc rc = read_text(params, AST_STR("name"), &text, err);
+    enum ast_rc rc = admin_read_string(params, AST_STR("name"), &text, err);
     if (rc)
         return rc;
     if (ast_str_find_byte(text, 0) != AST_STR_NPOS || text.n > 1024)
         return ast_fail(err, AST_E_INVALID, "field `name`: too long, or holds a NUL byte");
     r->name = ast_str_dup(text);
     return r->name ? AST_OK : ast_fail(err, AST_E_NO_MEMORY, "request");
+}
+
+enum ast_rc admin_read_optional(const struct ast_json *params, struct ast_str key,
+                                struct ast_str *ret, bool *ret_has, struct ast_err *err)
+{
+    const struct ast_json *v = ast_json_get(params, key);
+    *ret_has = v && ast_json_type(v) != AST_JSON_NULL;
+    return *ret_has ? admin_read_string(params, key, ret, err) : AST_OK;
+}
+
+enum ast_rc admin_read_u64(const struct ast_json *params, struct ast_str key, uint64_t *ret,
+                           bool *ret_has, struct ast_err *err)
+{
+    const struct ast_json *v = ast_json_get(params, key);
+    *ret_has = v && ast_json_type(v) != AST_JSON_NULL;
+    if (*ret_has && !ast_json_u64(v, ret))
+        return ast_fail(err, AST_E_INVALID, "field `" AST_STR_FMT "`: expected an unsigned integer",
+                        AST_STR_ARG(key));
+    return AST_OK;
+}
+
+enum ast_rc admin_read_note(struct admin_request *r, const struct ast_json *params,
+                            struct ast_str key, struct ast_err *err)
+{
+    struct ast_str text;
+    bool given;
+    enum ast_rc rc = admin_read_optional(params, key, &text, &given, err);
+
+    if (rc || !given)
+        return rc;
+    if (text.n > NOTE_MAX || ast_str_find_byte(text, 0) != AST_STR_NPOS)
+        return ast_fail(err, AST_E_INVALID,
+                        "field `" AST_STR_FMT "`: too long, or holds a NUL byte", AST_STR_ARG(key));
+    r->description = ast_str_dup(text);
+    return r->description ? AST_OK : ast_fail(err, AST_E_NO_MEMORY, "request");
 }
 
 enum ast_rc admin_read_list(const struct ast_json *params, struct ast_str key,
@@ -237,17 +281,21 @@ static void run_row(struct admin_request *r)
 
 static struct kernel_audit_row audit_row(const struct admin_request *r)
 {
-    bool denied = r->right == ADMIN_DENIED;
+    static const enum kernel_audit_right rights[] = { [ADMIN_ALLOWED] = KERNEL_AUDIT_ALLOWED,
+                                                      [ADMIN_DENIED] = KERNEL_AUDIT_DENIED,
+                                                      [ADMIN_BY_TOKEN] = KERNEL_AUDIT_REDEEM };
+    bool has_changed = r->row->changes && r->right != ADMIN_DENIED &&
+                       !(r->right == ADMIN_BY_TOKEN && r->failure.rc);
     return (struct kernel_audit_row){
         .caller = ast_principal_str(&r->caller),
         .method = r->row->label,
         .capability = r->capability,
-        .target = ast_principal_str(&r->target),
+        .target = r->names_target ? ast_principal_str(&r->target) : AST_STR_NONE,
         .params = ast_buf_view(&r->params),
-        .right = denied ? KERNEL_AUDIT_DENIED : KERNEL_AUDIT_ALLOWED,
+        .right = rights[r->right],
         .error = r->failure.rc ? ast_str_c(r->failure.msg) : AST_STR_NONE,
         .intent = r->has_intent ? &r->intent : NULL,
-        .changes = r->row->changes && !denied,
+        .changes = has_changed,
     };
 }
 
@@ -275,6 +323,12 @@ static void conclude(struct admin_request *r)
 static enum ast_rc authorise(struct admin_request *r)
 {
     const struct admin_row *row = r->row;
+
+    if (row->flags & ADMIN_REDEEMS) {
+        r->capability = row->global;
+        r->right = ADMIN_BY_TOKEN;
+        return AST_OK;
+    }
     bool own = row->scope == ADMIN_SELF ||
                (row->scope == ADMIN_BY_TARGET && ast_principal_eq(&r->caller, &r->target));
 
@@ -382,9 +436,14 @@ static enum ast_rc keep_params(struct admin_request *r, const struct ast_json *p
 {
     struct ast_jw w = AST_JW_INIT(&r->params);
 
+    if (!r->row->read || !params)
+        return AST_OK; /* spec 02 §20.2: the row has none either */
     ast_jw_object(&w);
     ast_jw_kv_string(&w, "method", r->row->method);
-    if (r->row->read) {
+    if (r->row->tell) {
+        ast_jw_key(&w, AST_STR("params"));
+        r->row->tell(r, params, &w);
+    } else {
         AST_AUTO(ast_buf_done) struct ast_buf canonical = AST_BUF_INIT(PARAMS_MAX);
         enum ast_rc rc = ast_json_canonical(params, &canonical);
         if (rc)
@@ -421,9 +480,12 @@ static enum ast_rc parse(struct admin_request *r, struct ast_str caller,
         return ast_fail(err, AST_E_NOT_FOUND,
                         "unknown method '" AST_STR_FMT "', or not available in this build",
                         AST_STR_ARG(ast_str_first(method, 64)));
-    if (row->read && ast_json_type(params) != AST_JSON_OBJECT)
+    if (params && ast_json_type(params) == AST_JSON_NULL)
+        params = NULL;
+    if (row->read && ast_json_type(params) != AST_JSON_OBJECT &&
+        (params || !(row->flags & ADMIN_PARAMS_OPTIONAL)))
         return ast_fail(err, AST_E_INVALID, "missing field `params`");
-    if (!row->read && params && ast_json_type(params) != AST_JSON_NULL &&
+    if (!row->read && params &&
         !(ast_json_type(params) == AST_JSON_OBJECT && ast_json_count(params) == 0))
         return ast_fail(err, AST_E_INVALID, "method takes no parameters");
     r->row = row;
@@ -442,6 +504,20 @@ static bool is_limited(struct admin_request *r)
                    "Rate limited: max %u " AST_STR_FMT " requests per minute", row->per_minute,
                    AST_STR_ARG(row->method));
     return true;
+}
+
+/* Every redeem that can be seen to fail ends here, without holding up those who change something. */
+static void refuse_redeem(struct admin_request *r)
+{
+    if (kernel_limits_admit(&r->k->limits, AST_STR("failed redeem"), ast_principal_str(&r->caller),
+                            FAILED_REDEEMS, ast_mono_ns())) {
+        conclude(r);
+        return;
+    }
+    r->failure.rc = AST_OK;
+    (void)ast_fail(&r->failure, AST_E_RATE_LIMITED,
+                   "Rate limited: max %u failed redeem requests per minute", FAILED_REDEEMS);
+    finish(r);
 }
 
 void ast_kernel_admin(struct ast_kernel *k, struct ast_str caller, const struct ast_json *request,
@@ -468,6 +544,8 @@ void ast_kernel_admin(struct ast_kernel *k, struct ast_str caller, const struct 
     }
     if (authorise(r)) {
         conclude(r);
+    } else if (r->row->check && r->row->check(r, &r->failure)) {
+        refuse_redeem(r);
     } else if (r->row->changes) {
         post(r, &k->admin, r->row->run_many ? run_creates : run_change);
     } else if (r->row->visits_all) {

@@ -10,7 +10,9 @@
  */
 #pragma once
 
+#include "crypto/public_key.h"
 #include "kernel/kernel_priv.h"
+#include "kernel/tickets.h"
 #include "policy/profile.h"
 
 enum admin_scope {
@@ -19,7 +21,12 @@ enum admin_scope {
     ADMIN_BY_TARGET /* `own` when the target is the caller, else `global` */
 };
 
-enum admin_right { ADMIN_UNCHECKED, ADMIN_ALLOWED, ADMIN_DENIED };
+enum admin_right { ADMIN_UNCHECKED, ADMIN_ALLOWED, ADMIN_DENIED, ADMIN_BY_TOKEN };
+
+enum admin_flags {
+    ADMIN_REDEEMS = 1u << 0, /* the token is the right: no check of the caller (spec 02 §11) */
+    ADMIN_PARAMS_OPTIONAL = 1u << 1, /* every parameter may be missing, and so may "params" */
+};
 
 struct admin_request;
 
@@ -30,13 +37,19 @@ struct admin_row {
     unsigned per_minute; /* 0: unlimited; counted per caller */
     bool changes;        /* runs on the admin thread */
     struct ast_str status;
-    /* Takes the parameters; NULL: there are none. Its error answers "invalid request: ...". */
+    /* Takes the parameters; NULL: there are none. Its error answers "invalid request: ...". `params` is an object, or NULL
+     * with ADMIN_PARAMS_OPTIONAL. */
     enum ast_rc (*read)(struct admin_request *r, const struct ast_json *params,
                         struct ast_err *err);
     enum ast_rc (*run)(struct admin_request *r, struct ast_jw *data, struct ast_err *err);
     /* Instead of `run`, of rows that change something: each request gets its answer (admin_answer_begin()) or its failure. */
     void (*run_many)(struct admin_request *const *requests, size_t n);
     bool visits_all; /* reads on a thread of its own */
+    unsigned flags;  /* enum admin_flags */
+    /* The audit log's view of the parameters, one value; NULL: all that was sent. */
+    void (*tell)(const struct admin_request *r, const struct ast_json *params, struct ast_jw *w);
+    /* Of ADMIN_REDEEMS: refuses on the calling thread what cannot succeed; writes nothing. */
+    enum ast_rc (*check)(struct admin_request *r, struct ast_err *err);
 };
 #define ADMIN_GROUP_MAX 256u /* requests that are run as one */
 
@@ -46,6 +59,7 @@ struct admin_request {
     struct ast_kernel *k;
     const struct admin_row *row;
     struct ast_principal caller, target; /* target.n 0: none */
+    bool names_target;                   /* the audit row has the target: "principal" named it */
     struct ast_str capability;           /* what was required; of the row */
     enum admin_right right;
     struct ast_uuid intent; /* the audit log's marker of the change */
@@ -59,6 +73,14 @@ struct admin_request {
     struct ast_strings list, second; /* capabilities or groups; grants or groups to remove */
     struct ast_quotas quotas;
     bool has_list, has_unsafe_admin, unsafe_admin;
+    /* Invites and pairing: raw tokens and keys stay outside, but for what the answer of an issue shows. */
+    struct kernel_ticket_op ticket; /* prepared by the reader: spend, revoke */
+    struct ast_public_key key;
+    struct ast_err key_failure;           /* rc: there is no key */
+    char told[2][KERNEL_TICKET_HASH + 1]; /* fingerprints for the audit row: token, key */
+    uint32_t uses, limit;                 /* limit 0: not given */
+    uint64_t expires_secs;
+    bool has_expires_secs;
     void (*done)(void *arg, struct ast_str response_json);
     void *arg;
 };
@@ -69,9 +91,9 @@ struct admin_request {
     }
 
 extern const struct admin_row admin_create_rows[], admin_agent_rows[], admin_quota_rows[],
-    admin_group_rows[], admin_cap_rows[];
+    admin_group_rows[], admin_cap_rows[], admin_invite_rows[], admin_pairing_rows[];
 extern const size_t admin_create_row_count, admin_agent_row_count, admin_quota_row_count,
-    admin_group_row_count, admin_cap_row_count;
+    admin_group_row_count, admin_cap_row_count, admin_invite_row_count, admin_pairing_row_count;
 /* The row of that index over all files; NULL at the end. */
 const struct admin_row *admin_row_at(size_t i);
 
@@ -81,7 +103,14 @@ enum ast_rc admin_read_target(struct admin_request *r, const struct ast_json *pa
                               struct ast_err *err); /* "principal" */
 enum ast_rc admin_read_name(struct admin_request *r, const struct ast_json *params,
                             struct ast_err *err); /* "name" */
+/* A required string, borrowed from `params`. */
+enum ast_rc admin_read_string(const struct ast_json *params, struct ast_str key,
+                              struct ast_str *ret, struct ast_err *err);
 /* *ret_has false: absent or null. */
+enum ast_rc admin_read_optional(const struct ast_json *params, struct ast_str key,
+                                struct ast_str *ret, bool *ret_has, struct ast_err *err);
+enum ast_rc admin_read_u64(const struct ast_json *params, struct ast_str key, uint64_t *ret,
+                           bool *ret_has, struct ast_err *err);
 enum ast_rc admin_read_list(const struct ast_json *params, struct ast_str key,
                             struct ast_strings *ret, bool *ret_has, struct ast_err *err);
 enum ast_rc admin_read_bool(const struct ast_json *params, struct ast_str key, bool *ret,
@@ -100,6 +129,28 @@ enum ast_rc admin_draft(struct admin_request *r, struct ast_profile **ret, struc
 enum ast_rc admin_store(struct admin_request *r, const struct ast_profile *draft,
                         struct ast_err *err);
 void admin_write_strings(struct ast_jw *w, struct ast_str key, const struct ast_strings *s);
+
+/* ---- one-time tokens, for invites and pairing alike ---- */
+
+/* INVALID "invites.toml load failed: ..." while the original's file could not be taken over. */
+enum ast_rc admin_tickets_usable(struct ast_kernel *k, enum kernel_ticket_kind kind,
+                                 struct ast_err *err);
+/* The note kept with a token: "metadata" or "label" into `description`. */
+enum ast_rc admin_read_note(struct admin_request *r, const struct ast_json *params,
+                            struct ast_str key, struct ast_err *err);
+/* "token" and "public_key" of a redeem: into `ticket`, `key` and `told`. */
+enum ast_rc admin_read_redeem(struct admin_request *r, const struct ast_json *params,
+                              enum kernel_ticket_kind kind, struct ast_err *err);
+enum ast_rc admin_check_redeem(struct admin_request *r, struct ast_err *err);
+/* The two fingerprints as members of the audit row's parameters. */
+void admin_tell_redeem(const struct admin_request *r, struct ast_jw *w);
+enum ast_rc admin_ticket_issue(struct admin_request *r, enum kernel_ticket_kind kind,
+                               struct ast_str subject, uint32_t uses, uint64_t expires_at,
+                               char ret_token[static KERNEL_TICKET_TEXT + 1], struct ast_err *err);
+/* Spends the use that the reader prepared, before any effect. */
+enum ast_rc admin_ticket_spend(struct admin_request *r, struct ast_err *err);
+/* The effect failed: the use comes back. A failure is logged: a use may be lost, never spent twice. */
+void admin_ticket_give_back(struct admin_request *r);
 
 /* ---- principals that come and go ---- */
 

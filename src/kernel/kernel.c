@@ -107,6 +107,22 @@ static enum ast_rc open_store(struct ast_kernel *k, const struct ast_kernel_conf
     return kernel_identity_bootstrap(k->store, cfg, err);
 }
 
+/* A file that cannot be read stops its own requests, not the daemon: tokens in it must neither be lost nor come back. */
+static enum ast_rc take_over_tickets(struct ast_kernel *k, struct ast_err *err)
+{
+    for (unsigned kind = 0; kind < KERNEL_TICKET_KINDS; kind++) {
+        struct ast_err why = AST_ERR_INIT;
+        if (!kernel_tickets_import(k->store, k->home, (enum kernel_ticket_kind)kind, &why))
+            continue;
+        ast_log_fields(AST_LOG_ERROR, KERNEL_TARGET, "tokens of the original are not taken over",
+                       AST_F_SECURITY, AST_F_CSTR("error", why.msg));
+        k->ticket_trouble[kind] = ast_str_dup(ast_str_c(why.msg));
+        if (!k->ticket_trouble[kind])
+            return ast_fail(err, AST_E_NO_MEMORY, "tokens");
+    }
+    return AST_OK;
+}
+
 /* Cached native code is trusted only with our MAC; the key never leaves this home. */
 static void cache_key(const struct ast_kernel *k, uint8_t out[static 32])
 {
@@ -185,6 +201,8 @@ static enum ast_rc boot_steps(struct ast_kernel *k, const struct ast_kernel_conf
     if (!rc)
         rc = kernel_audit_open(k, err);
     if (!rc)
+        rc = take_over_tickets(k, err);
+    if (!rc)
         rc = ast_policy_open(k->home, &k->policy, err);
     if (rc)
         return rc;
@@ -224,6 +242,7 @@ enum ast_rc ast_kernel_boot(const struct ast_kernel_config *cfg, struct ast_kern
     k->session = cfg->session;
     k->ephemeral = cfg->ephemeral;
     k->audit_fail_closed = !cfg->audit_fail_open;
+    k->invite_secs = cfg->invite_secs;
     k->version = cfg->version;
     k->lock_fd = -1;
     k->booted_ns = ast_mono_ns();
@@ -402,6 +421,8 @@ void ast_kernel_free(struct ast_kernel *k)
         ast_log_info(KERNEL_TARGET, "Kernel shutdown complete");
     if (k->lock_fd >= 0)
         close(k->lock_fd);
+    for (unsigned kind = 0; kind < KERNEL_TICKET_KINDS; kind++)
+        free(k->ticket_trouble[kind]);
     free(k->stop_reason);
     free(k->workspace);
     free(k);

@@ -9,6 +9,7 @@
 #include "base/thread.h"
 #include "capsule/activity.h"
 #include "kernel/kernel.h"
+#include "kernel/tickets.h"
 
 #define KERNEL_TARGET "astrid.kernel"
 
@@ -199,6 +200,9 @@ struct ast_kernel {
     struct kernel_turns
         admin; /* the write lock of policy: its changes run here, one after another */
     struct kernel_turns reads; /* what visits every principal, so that no loop waits for it */
+    char *ticket_trouble
+        [KERNEL_TICKET_KINDS]; /* owned; why the original's file could not be taken over */
+    unsigned invite_secs; /* lifetime of an invite that names none; 0: none. Immutable after boot */
     struct kernel_connections connections;
     struct kernel_limits limits;
     struct kernel_monitors *monitors;

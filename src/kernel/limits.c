@@ -8,7 +8,7 @@
 #include "base/banned.h"
 
 #define LIMIT_WINDOW_NS   (60 * AST_NS_PER_SEC)
-#define LIMIT_MAX         16u /* no method allows more in a window */
+#define LIMIT_MAX         120u /* no method allows more in a window */
 #define LIMIT_MAX_WINDOWS 4096u
 
 struct limit_window {

@@ -309,6 +309,28 @@ void kernel_ticket_spend(struct kernel_ticket_op *op, enum kernel_ticket_kind ki
     ast_sha256_hex(token, op->given);
 }
 
+enum ast_rc kernel_ticket_look(struct ast_store *s, const struct kernel_ticket_op *spend,
+                               struct ast_err *err)
+{
+    AST_AUTO(ast_buf_done) struct ast_buf place = AST_BUF_INIT(NUMBER_DIGITS + 1);
+    AST_AUTO(ast_buf_done) struct ast_buf row = AST_BUF_INIT(ROW_MAX);
+    struct kernel_ticket ticket;
+    bool found;
+
+    enum ast_rc rc =
+        ast_store_get(s, kinds[spend->kind].by_hash, ast_str_c(spend->given), &place, &found, err);
+    if (!rc && found)
+        rc = ast_store_get(s, kinds[spend->kind].rows, ast_buf_view(&place), &row, &found, err);
+    if (rc)
+        return rc;
+    if (found && !row_read(ast_buf_view(&row), &ticket))
+        return ast_fail(err, AST_E_CORRUPT, "token row " AST_STR_FMT " is damaged",
+                        AST_STR_ARG(ast_buf_view(&place)));
+    return found && is_live(&ticket, spend->now)
+               ? AST_OK
+               : ast_fail(err, AST_E_DENIED, "%s", kinds[spend->kind].nothing);
+}
+
 /* A row that others removed meanwhile (revoked, spent to its end) stays away: a use may be lost. Only
  * the spend that emptied the row itself brings it back. */
 static enum ast_rc apply_give_back(struct ast_store_op *base, struct ast_store_txn *t,
@@ -469,11 +491,21 @@ static bool read_one(void *arg, struct ast_str key, struct ast_str value)
 }
 
 enum ast_rc kernel_tickets_each(struct ast_store *s, enum kernel_ticket_kind kind, uint64_t now,
+                                struct ast_str after,
                                 bool (*each)(void *arg, const struct kernel_ticket *t), void *arg,
                                 struct ast_err *err)
 {
+    AST_AUTO(ast_buf_done) struct ast_buf place = AST_BUF_INIT(NUMBER_DIGITS + 1);
     struct reading r = { each, arg, now, false };
-    enum ast_rc rc =
-        ast_store_scan(s, kinds[kind].rows, AST_STR_NONE, AST_STR_NONE, read_one, &r, err);
+    bool found = false;
+    enum ast_rc rc = AST_OK;
+
+    if (after.n == KERNEL_TICKET_HASH)
+        rc = ast_store_get(s, kinds[kind].by_hash, after, &place, &found, err);
+    if (!rc && after.n && !found)
+        rc = ast_fail(err, AST_E_NOT_FOUND, "nothing has this fingerprint any more");
+    if (!rc)
+        rc = ast_store_scan(s, kinds[kind].rows, AST_STR_NONE, ast_buf_view(&place), read_one, &r,
+                            err);
     return !rc && r.is_damaged ? ast_fail(err, AST_E_CORRUPT, "a token row is damaged") : rc;
 }

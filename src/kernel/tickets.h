@@ -54,6 +54,11 @@ enum ast_rc kernel_ticket_issue(struct kernel_ticket_op *op, enum kernel_ticket_
 void kernel_ticket_spend(struct kernel_ticket_op *op, enum kernel_ticket_kind kind,
                          struct ast_str token, uint64_t now);
 
+/* Whether that spend would find something now: DENIED with its text when not. Reads only. */
+AST_MUST_CHECK
+enum ast_rc kernel_ticket_look(struct ast_store *s, const struct kernel_ticket_op *spend,
+                               struct ast_err *err);
+
 /* Returns the use that this op has spent; the row keeps its place in the order. */
 void kernel_ticket_give_back(struct kernel_ticket_op *op);
 
@@ -69,15 +74,16 @@ enum ast_rc kernel_ticket_drop(struct kernel_ticket_op *op, enum kernel_ticket_k
 /* Removes what is dead at `now`, at most 4096 rows. */
 void kernel_ticket_prune(struct kernel_ticket_op *op, enum kernel_ticket_kind kind, uint64_t now);
 
-/* Live rows in issue order, in one snapshot; `each` false stops. */
+/* Live rows in issue order, each read in a snapshot; `each` false stops. `after`: the hash of a row to go on behind; empty:
+ * from the start. Errors: NOT_FOUND there is no such row any more; CORRUPT. */
 AST_MUST_CHECK
 enum ast_rc kernel_tickets_each(struct ast_store *s, enum kernel_ticket_kind kind, uint64_t now,
+                                struct ast_str after,
                                 bool (*each)(void *arg, const struct kernel_ticket *t), void *arg,
                                 struct ast_err *err);
 
-/* Takes over etc/invites.toml and etc/pair-tokens.toml of the original once: rows become ours, then
- * the file gets the ending ".imported", so that a spent token cannot come back with it. Blocks;
+/* Takes over the original's file of that kind (etc/invites.toml, etc/pair-tokens.toml) once: rows become ours, then the file gets the ending ".imported", so that a spent token cannot come back with it. Blocks;
  * before clients are served. Errors: INVALID "invite store parse: ...", IO, and those of the store. */
 AST_MUST_CHECK
 enum ast_rc kernel_tickets_import(struct ast_store *s, const struct ast_home *home,
-                                  struct ast_err *err);
+                                  enum kernel_ticket_kind kind, struct ast_err *err);

@@ -22,10 +22,11 @@
 static const struct source {
     enum kernel_ticket_kind kind;
     const char *path, *table, *subject, *note, *what;
-} sources[] = {
-    { KERNEL_TICKET_INVITE, "etc/invites.toml", "invite", "group", "metadata", "invite store" },
-    { KERNEL_TICKET_PAIRING, "etc/pair-tokens.toml", "pair_token", "principal", "label",
-      "pair-token store" },
+} sources[KERNEL_TICKET_KINDS] = {
+    [KERNEL_TICKET_INVITE] = { KERNEL_TICKET_INVITE, "etc/invites.toml", "invite", "group",
+                               "metadata", "invite store" },
+    [KERNEL_TICKET_PAIRING] = { KERNEL_TICKET_PAIRING, "etc/pair-tokens.toml", "pair_token",
+                                "principal", "label", "pair-token store" },
 };
 
 struct import_op {
@@ -118,9 +119,10 @@ static enum ast_rc read_file(struct import_op *op, struct ast_str text, struct a
     return rc;
 }
 
-static enum ast_rc import_one(struct ast_store *store, const struct ast_home *home,
-                              const struct source *s, struct ast_err *err)
+enum ast_rc kernel_tickets_import(struct ast_store *store, const struct ast_home *home,
+                                  enum kernel_ticket_kind kind, struct ast_err *err)
 {
+    const struct source *s = &sources[kind];
     AST_AUTO(ast_cfree) char *path = ast_home_path(home, "%s", s->path);
     AST_AUTO(ast_cfree) char *aside = NULL;
     AST_AUTO(ast_buf_done) struct ast_buf text = AST_BUF_INIT(AST_TOML_MAX_BYTES);
@@ -145,14 +147,5 @@ static enum ast_rc import_one(struct ast_store *store, const struct ast_home *ho
     if (!rc)
         ast_log_info(KERNEL_TARGET, "%s imported rows=%zu kept_as=%s", s->what,
                      op.is_known ? (size_t)0 : op.n, aside);
-    return rc;
-}
-
-enum ast_rc kernel_tickets_import(struct ast_store *s, const struct ast_home *home,
-                                  struct ast_err *err)
-{
-    enum ast_rc rc = AST_OK;
-    for (size_t i = 0; i < AST_ARRAY_LEN(sources) && !rc; i++)
-        rc = import_one(s, home, &sources[i], err);
     return rc;
 }

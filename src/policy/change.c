@@ -418,6 +418,20 @@ void ast_policy_each_group(struct ast_policy *p, bool (*each)(void *arg, const s
     }
 }
 
+enum ast_rc ast_policy_group_require(struct ast_policy *p, struct ast_str name, struct ast_err *err)
+{
+    AST_AUTO(policy_groups_unref) struct policy_groups *groups = current_groups(p);
+    char quoted[POLICY_QUOTE_BYTES];
+
+    return policy_groups_find(groups, name)
+               ? AST_OK
+               : ast_fail(
+                     err, AST_E_NOT_FOUND,
+                     "group %s is not defined \xe2\x80\x94 create it via `astrid group create` "
+                     "first",
+                     policy_quote(name, quoted));
+}
+
 /* ---- what may be handed on ---- */
 
 /* A pattern covers another one where it matches its text: a '*' there is only matched by a '*' here. */

@@ -147,6 +147,11 @@ enum ast_rc ast_policy_group_modify(struct ast_policy *p, struct ast_str name,
 void ast_policy_each_group(struct ast_policy *p, bool (*each)(void *arg, const struct ast_group *g),
                            void *arg);
 
+/* NOT_FOUND "group "x" is not defined ..." (spec 02 §18.3) when there is no such group. */
+AST_MUST_CHECK
+enum ast_rc ast_policy_group_require(struct ast_policy *p, struct ast_str name,
+                                     struct ast_err *err);
+
 /* Whether `principal` may confer these capabilities and the capabilities of these groups on somebody: what lies beyond
  * self: and delegate:self: it must hold itself, or hold `*` (spec README §5 gap 16). Unknown groups confer nothing. */
 AST_MUST_CHECK

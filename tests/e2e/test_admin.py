@@ -270,7 +270,7 @@ class Envelope(Admin, Case):
                                ("AgentList", {"x": 1}), ("AgentCreate", {"name": "x", "groups": "agent"}),
                                ("AgentCreate", {"name": "x", "groups": ["g"] * 257}),
                                ("CapsGrant", {"principal": "x"}), ("QuotaSet", {"principal": "x"}),
-                               ("InviteIssue", {"group": "agent", "max_uses": 1}),
+                               ("InviteForget", {"group": "agent", "max_uses": 1}),
                                ("CapsGrant", {"principal": "x", "capabilities": ["a"], "unsafe_admin": "yes"})):
             self.refused("invalid request: ", method, params)
 

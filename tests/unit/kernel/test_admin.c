@@ -19,11 +19,9 @@
 
 /* ---- drift ---- */
 
-/* In the catalogue, but asked for elsewhere: by the kernel requests' other form, the gateway, invites and pairing. */
+/* In the catalogue, but asked for elsewhere: by the kernel requests' other form and the gateway. */
 static const char *const elsewhere[] = {
-    "self:capsule:install", "capsule:reload", "capsule:list",     "agent:list",
-    "group:list",           "invite:issue",   "invite:redeem",    "invite:list",
-    "invite:revoke",        "self:auth:pair", "auth:pair:redeem",
+    "self:capsule:install", "capsule:reload", "capsule:list", "agent:list", "group:list",
 };
 
 static bool is_elsewhere(struct ast_str id)

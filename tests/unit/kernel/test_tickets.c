@@ -105,7 +105,8 @@ static const char *listed(struct rig *r, enum kernel_ticket_kind kind, uint64_t 
 {
     static char text[512];
     text[0] = 0;
-    assert_int_equal(kernel_tickets_each(r->store, kind, now, append, text, NULL), AST_OK);
+    assert_int_equal(kernel_tickets_each(r->store, kind, now, AST_STR_NONE, append, text, NULL),
+                     AST_OK);
     return text;
 }
 
@@ -282,6 +283,12 @@ static bool file_exists(struct rig *r, const char *name)
     return ast_fs_exists(path);
 }
 
+static enum ast_rc import_all(struct rig *r)
+{
+    enum ast_rc rc = kernel_tickets_import(r->store, &r->home, KERNEL_TICKET_INVITE, NULL);
+    return rc ? rc : kernel_tickets_import(r->store, &r->home, KERNEL_TICKET_PAIRING, NULL);
+}
+
 static const char invites[] =
     "[[invite]]\n"
     "token_hash = \"9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08\"\n" /* "test" */
@@ -296,7 +303,7 @@ static void files_of_the_original_are_taken_over_once(void **state)
     struct kernel_ticket_op op = { .now = 0 };
     write_file(r, "etc/invites.toml", invites);
     write_file(r, "etc/pair-tokens.toml", "pair_token = []\n");
-    assert_int_equal(kernel_tickets_import(r->store, &r->home, NULL), AST_OK);
+    assert_int_equal(import_all(r), AST_OK);
     assert_string_equal(listed(r, KERNEL_TICKET_INVITE, NOW), "agent:2 ops:1 ");
     assert_false(file_exists(r, "etc/invites.toml"));
     assert_true(file_exists(r, "etc/invites.toml.imported"));
@@ -307,9 +314,9 @@ static void files_of_the_original_are_taken_over_once(void **state)
     assert_string_equal(op.ticket.note, "lab");
 
     write_file(r, "etc/invites.toml", invites); /* the very file, as after a rename that was lost */
-    assert_int_equal(kernel_tickets_import(r->store, &r->home, NULL), AST_OK);
+    assert_int_equal(import_all(r), AST_OK);
     assert_string_equal(listed(r, KERNEL_TICKET_INVITE, NOW), "agent:1 ");
-    assert_int_equal(kernel_tickets_import(r->store, &r->home, NULL), AST_OK); /* nothing there */
+    assert_int_equal(import_all(r), AST_OK); /* nothing there */
 }
 
 static void a_file_that_cannot_be_read_stays_where_it_is(void **state)
@@ -327,7 +334,8 @@ static void a_file_that_cannot_be_read_stays_where_it_is(void **state)
     for (size_t i = 0; i < AST_ARRAY_LEN(bad); i++) {
         struct ast_err err = AST_ERR_INIT;
         write_file(r, "etc/invites.toml", bad[i]);
-        assert_int_equal(kernel_tickets_import(r->store, &r->home, &err), AST_E_INVALID);
+        assert_int_equal(kernel_tickets_import(r->store, &r->home, KERNEL_TICKET_INVITE, &err),
+                         AST_E_INVALID);
         assert_true(ast_str_starts(ast_str_c(err.msg), AST_STR("invite store parse: ")));
         assert_true(file_exists(r, "etc/invites.toml"));
         assert_string_equal(listed(r, KERNEL_TICKET_INVITE, NOW), "");
