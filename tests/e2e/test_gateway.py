@@ -60,6 +60,26 @@ class Starting(Case):
         equal(d.stop(), 0)
         d.clean()
 
+    def c03_02_enabled_alone_serves_on_the_default_address(self):
+        with socket.socket() as s:
+            s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                s.bind(("127.0.0.1", 2787))
+            except OSError:
+                raise Skipped("port 2787 is taken")
+        d = Daemon(gateway=True)
+        with open(d.path("etc", "gateway-http.toml"), "w") as f:
+            f.write("enabled = true\n")
+        d.port = 2787
+        d.start()
+        answer, body = d.http("GET", "/healthz")
+        equal((answer.status, body), (200, b"ok\n"))
+        with open("/proc/net/tcp") as f:
+            listening = [line.split()[1] for line in f if line.split()[3] == "0A"]
+        check("0100007F:0AE3" in listening, listening)  # loopback only
+        equal(d.stop(), 0)
+        d.clean()
+
     def c03_03_a_bad_file_leaves_a_healthy_daemon_without_gateway(self):
         d = Daemon(gateway=True, gateway_config='trust-forwarded-from = ["10.0.0.0/8"]\n').start()
         equal(d.client().request("GetStatus")["status"], "Status")
