@@ -293,6 +293,35 @@ class Workspace(Swapping):
         equal(self._ask("replaced"), "one")
 
 
+class Loops(Swapping):
+    LOOP = """
+__attribute__((export_name("run"))) void run(void);
+void run(void)
+{
+    astrid_subscription s = astrid_subscribe(ASTRID_STR("user.v1.prompt"));
+    const struct astrid_message *m;
+    uint32_t n;
+    while (astrid_receive(s, 60000, &m, &n))
+        for (uint32_t i = 0; i < n; i++)
+            (void)answer(m[i].payload);
+}
+"""
+
+    def a_run_loop_that_crashes_at_once_is_rolled_back(self):
+        crash = self.LOOP.replace("while (", "__builtin_trap(); while (")
+        equal(self._install(self.versions.build("loop", "3.0.0", extra=self.LOOP)).returncode, 0)
+        equal(self._ask("by the loop"), "loop")
+        done = self._install(self.versions.build("crash", "4.0.0", extra=crash))
+        equal(done.returncode, 1)
+        check("installed, but it does not serve" in done.stderr and "the run loop ended at once" in done.stderr, done.stderr)
+        equal(self._ask("by the old one"), "loop")
+        watcher = self.d.client()
+        self._put("two")  # by hand, and handlers again
+        self._loaded_events(watcher)
+        equal(self._ask("by the next one"), "two")
+        watcher.close()
+
+
 class Uplinks(Swapping):
     def what_a_capsule_registered_is_listed_until_it_is_replaced(self):
         c = self.d.client()
