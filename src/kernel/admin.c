@@ -4,6 +4,7 @@
 #include "base/fs.h"
 #include "base/log.h"
 #include "base/time.h"
+#include "crypto/secret.h"
 #include "kernel/admin_priv.h"
 #include "kernel/audit_priv.h"
 #include "policy/capability.h"
@@ -218,6 +219,7 @@ static void request_free(struct admin_request *r)
 {
     ast_buf_done(&r->params);
     ast_buf_done(&r->out);
+    ast_wipe(r->token, sizeof r->token);
     ast_strings_done(&r->list);
     ast_strings_done(&r->second);
     free(r->request_id);
@@ -393,13 +395,28 @@ static void run_change(struct kernel_job *job)
         run_changes(&r, 1);
 }
 
-/* This one and what waits of its kind. Every row with `run_many` needs a function of its own here: jobs are told apart by it. */
-static void run_creates(struct kernel_job *job)
+/* Brings the requests of the first one's row to the front; how many. */
+static size_t same_row(struct admin_request **v, size_t n)
+{
+    size_t same = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        if (v[i]->row != v[0]->row)
+            continue;
+        struct admin_request *r = v[i];
+        v[i] = v[same];
+        v[same++] = r;
+    }
+    return same;
+}
+
+/* This one and what waits beside it of the rows that are run many at a time. */
+static void run_group(struct kernel_job *job)
 {
     struct admin_request *first = AST_CONTAINER_OF(job, struct admin_request, job);
     struct kernel_job *jobs[ADMIN_GROUP_MAX] = { job };
     struct admin_request *v[ADMIN_GROUP_MAX];
-    size_t n = 1 + kernel_turns_more(&first->k->admin, run_creates, jobs + 1, ADMIN_GROUP_MAX - 1);
+    size_t n = 1 + kernel_turns_more(&first->k->admin, run_group, jobs + 1, ADMIN_GROUP_MAX - 1);
     size_t allowed = 0;
 
     for (size_t i = 0; i < n; i++) {
@@ -409,8 +426,10 @@ static void run_creates(struct kernel_job *job)
         else
             v[allowed++] = r;
     }
-    if (allowed)
-        run_changes(v, allowed);
+    for (size_t at = 0, same; at < allowed; at += same) {
+        same = same_row(v + at, allowed - at);
+        run_changes(v + at, same);
+    }
 }
 
 static void run_read(struct kernel_job *job)
@@ -547,7 +566,7 @@ void ast_kernel_admin(struct ast_kernel *k, struct ast_str caller, const struct 
     } else if (r->row->check && r->row->check(r, &r->failure)) {
         refuse_redeem(r);
     } else if (r->row->changes) {
-        post(r, &k->admin, r->row->run_many ? run_creates : run_change);
+        post(r, &k->admin, r->row->run_many ? run_group : run_change);
     } else if (r->row->visits_all) {
         post(r, &k->reads, run_read);
     } else {

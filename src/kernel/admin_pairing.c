@@ -1,7 +1,6 @@
 /* Device pairing: a principal lets one more key speak for itself (spec 02 §19). */
 #include "base/fs.h"
 #include "base/time.h"
-#include "crypto/secret.h"
 #include "kernel/admin_priv.h"
 
 #include "base/banned.h"
@@ -46,8 +45,6 @@ static bool has_profile(struct ast_kernel *k, const struct ast_principal *who)
 
 static enum ast_rc run_issue(struct admin_request *r, struct ast_jw *data, struct ast_err *err)
 {
-    char token[KERNEL_TICKET_TEXT + 1];
-
     enum ast_rc rc = check_issue(r, err);
     if (!rc && !has_profile(r->k, &r->caller))
         rc = ast_fail(err, AST_E_NOT_FOUND, "caller principal %s does not exist (no profile.toml)",
@@ -57,18 +54,19 @@ static enum ast_rc run_issue(struct admin_request *r, struct ast_jw *data, struc
     if (rc)
         return rc;
     uint64_t expires_at = ast_wall_secs() + r->expires_secs;
-    rc = admin_ticket_issue(r, KERNEL_TICKET_PAIRING, ast_principal_str(&r->caller), /* uses= */ 1,
-                            expires_at, token, err);
+    rc = admin_ticket_prepare(r, KERNEL_TICKET_PAIRING, ast_principal_str(&r->caller),
+                              /* uses= */ 1, expires_at, err);
+    if (!rc)
+        rc = ast_store_run(r->k->store, &r->ticket.op, err);
     if (rc)
-        return rc;
+        return ast_wrap(err, rc, "pair-tokens.toml save failed");
     ast_jw_object(data);
     ast_jw_kv_u64(data, "expires_at_epoch", expires_at);
     if (r->description)
         ast_jw_kv_string(data, "label", ast_str_c(r->description));
     ast_jw_kv_string(data, "principal", ast_principal_str(&r->caller));
-    ast_jw_kv_string(data, "token", ast_str_c(token));
+    ast_jw_kv_string(data, "token", ast_str_c(r->token));
     ast_jw_end(data);
-    ast_wipe(token, sizeof token);
     return AST_OK;
 }
 

@@ -78,6 +78,7 @@ struct admin_request {
     struct ast_public_key key;
     struct ast_err key_failure;           /* rc: there is no key */
     char told[2][KERNEL_TICKET_HASH + 1]; /* fingerprints for the audit row: token, key */
+    char token[KERNEL_TICKET_TEXT + 1];   /* of an issue, for its answer */
     uint32_t uses, limit;                 /* limit 0: not given */
     uint64_t expires_secs;
     bool has_expires_secs;
@@ -144,9 +145,10 @@ enum ast_rc admin_read_redeem(struct admin_request *r, const struct ast_json *pa
 enum ast_rc admin_check_redeem(struct admin_request *r, struct ast_err *err);
 /* The two fingerprints as members of the audit row's parameters. */
 void admin_tell_redeem(const struct admin_request *r, struct ast_jw *w);
-enum ast_rc admin_ticket_issue(struct admin_request *r, enum kernel_ticket_kind kind,
-                               struct ast_str subject, uint32_t uses, uint64_t expires_at,
-                               char ret_token[static KERNEL_TICKET_TEXT + 1], struct ast_err *err);
+/* Makes `token` and prepares `ticket`, an op that is to be run by the caller. */
+enum ast_rc admin_ticket_prepare(struct admin_request *r, enum kernel_ticket_kind kind,
+                                 struct ast_str subject, uint32_t uses, uint64_t expires_at,
+                                 struct ast_err *err);
 /* Spends the use that the reader prepared, before any effect. */
 enum ast_rc admin_ticket_spend(struct admin_request *r, struct ast_err *err);
 /* The effect failed: the use comes back. A failure is logged: a use may be lost, never spent twice. */

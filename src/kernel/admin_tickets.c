@@ -71,14 +71,11 @@ void admin_ticket_give_back(struct admin_request *r)
 
 /* ---- issuing ---- */
 
-enum ast_rc admin_ticket_issue(struct admin_request *r, enum kernel_ticket_kind kind,
-                               struct ast_str subject, uint32_t uses, uint64_t expires_at,
-                               char ret_token[static KERNEL_TICKET_TEXT + 1], struct ast_err *err)
+enum ast_rc admin_ticket_prepare(struct admin_request *r, enum kernel_ticket_kind kind,
+                                 struct ast_str subject, uint32_t uses, uint64_t expires_at,
+                                 struct ast_err *err)
 {
     struct ast_str note = r->description ? ast_str_c(r->description) : AST_STR_NONE;
-    enum ast_rc rc = kernel_ticket_issue(&r->ticket, kind, subject, r->description ? &note : NULL,
-                                         uses, expires_at, ast_wall_secs(), ret_token, err);
-    if (!rc)
-        rc = ast_store_run(r->k->store, &r->ticket.op, err);
-    return rc ? ast_wrap(err, rc, "%s save failed", files[kind]) : AST_OK;
+    return kernel_ticket_issue(&r->ticket, kind, subject, r->description ? &note : NULL, uses,
+                               expires_at, ast_wall_secs(), r->token, err);
 }
