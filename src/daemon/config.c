@@ -6,6 +6,7 @@
 
 #include "base/fs.h"
 #include "base/toml.h"
+#include "store/store.h"
 
 #include "base/banned.h"
 
@@ -133,6 +134,22 @@ static enum ast_rc read_bus_rules(const struct ast_json *table, struct ast_daemo
     return AST_OK;
 }
 
+/* Values that are stored already stay readable, whatever their size (spec README §5 gap 53). */
+static enum ast_rc read_kv(const struct ast_json *table, struct ast_daemon_config *c,
+                           struct ast_err *err)
+{
+    const struct ast_json *v = ast_json_member(table, "kv_value_max_bytes");
+    uint64_t n = 0;
+
+    if (v && (!ast_json_u64(v, &n) || n == 0 || n > AST_STORE_MAX_VALUE))
+        return ast_fail(err, AST_E_INVALID,
+                        "Validation error in field 'capsule.kv_value_max_bytes': expected 1 to %u",
+                        AST_STORE_MAX_VALUE);
+    if (v)
+        c->kv_value_max = n;
+    return AST_OK;
+}
+
 static enum ast_rc read_capsule(const struct ast_json *table, struct ast_daemon_config *c,
                                 struct ast_err *err)
 {
@@ -151,7 +168,8 @@ static enum ast_rc read_capsule(const struct ast_json *table, struct ast_daemon_
                             ceilings[i].key, ceilings[i].key);
         *ceiling_at(c, i) = (unsigned)n;
     }
-    return read_bus_rules(table, c, err);
+    enum ast_rc rc = read_kv(table, c, err);
+    return rc ? rc : read_bus_rules(table, c, err);
 }
 
 static enum ast_rc read_asking(const struct ast_json *root, struct ast_daemon_config *c,

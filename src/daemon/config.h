@@ -15,6 +15,7 @@ struct ast_daemon_config {
     unsigned pool_max, blocking_max, io_max; /* 0: derived */
     bool shows_claims;                       /* capsule.claimed_attribution */
     unsigned depth_max;                      /* capsule.publish_depth_max; 0: no limit */
+    uint64_t kv_value_max;                   /* capsule.kv_value_max_bytes; 0: 10 MiB */
     unsigned approval_secs;                  /* 0: the built-in minute */
     bool own_questions_only;                 /* clients see questions of the principals they use */
     bool audit_fail_open;                    /* fail_closed = false; default: closed */

@@ -206,6 +206,7 @@ static enum ast_rc start(struct daemon *d, const struct ast_daemon_config *cfg)
         .io_max = d->opt.io_max ? d->opt.io_max : cfg->io_max,
         .shows_claims = cfg->shows_claims,
         .depth_max = cfg->depth_max,
+        .kv_value_max = cfg->kv_value_max,
         .approval_secs = cfg->approval_secs,
         .links = cfg->links.v,
         .link_count = cfg->links.n,

@@ -71,8 +71,9 @@ struct ast_host {
     void *on_deed_arg;
     /* Messages of publish-as arrive as `claimed`, not as `verified` (spec 04 §5.3). */
     bool shows_claims;
-    unsigned depth_max;   /* publishes caused by one another, spec 04 §5.5; 0: no limit */
-    unsigned recv_max_ms; /* the longest a guest's recv waits, for tests; 0: AST_RECV_MAX_MS */
+    uint64_t kv_value_max; /* bytes of a value that a capsule stores; 0: AST_KV_MAX_VALUE */
+    unsigned depth_max;    /* publishes caused by one another, spec 04 §5.5; 0: no limit */
+    unsigned recv_max_ms;  /* the longest a guest's recv waits, for tests; 0: AST_RECV_MAX_MS */
 };
 
 #define AST_RECV_MAX_MS 60000u /* spec 04 §8.3 */

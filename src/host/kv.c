@@ -114,6 +114,7 @@ static enum ast_rc change(struct ast_abi *a, struct ast_kv_op *op, uint64_t *ret
         return rc;
     op->ns = ns_str(&ns);
     op->quota_bytes = call->quotas.max_storage_bytes;
+    op->value_limit = call->env->host->kv_value_max;
     rc = ast_kv_prepare(op, /* guest= */ true, err);
     if (rc)
         return rc;

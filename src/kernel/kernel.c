@@ -167,6 +167,7 @@ static enum ast_rc open_capsules(struct ast_kernel *k, const struct ast_kernel_c
         .approval_limit_ns = (int64_t)cfg->approval_secs * AST_NS_PER_SEC,
         .shows_claims = cfg->shows_claims,
         .depth_max = cfg->depth_max,
+        .kv_value_max = cfg->kv_value_max,
         .has_listener = has_listener,
         .has_listener_arg = k,
     };

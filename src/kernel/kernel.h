@@ -30,6 +30,7 @@ struct ast_kernel_config {
     unsigned pool_max, blocking_max, io_max; /* 0: derived */
     unsigned workers;                        /* 0: CPUs */
     bool shows_claims;                       /* messages of publish-as arrive as claimed */
+    uint64_t kv_value_max;                   /* bytes of a stored value; 0: 10 MiB */
     unsigned depth_max;                      /* publishes caused by one another; 0: no limit */
     unsigned approval_secs;                  /* how long people have to approve; 0: 60 */
     const char *version;                     /* product version */

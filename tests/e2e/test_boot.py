@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """Boot, runtime files, shutdown (spec 01 §2, §3, §16)."""
 import os
+import random
+import shutil
 import signal
 import socket
 import stat
@@ -123,6 +125,44 @@ class Stop(Case):
         self.d.start()
         equal(self.d.stop(), 0)
         os.unlink(self.d.path("config.toml"))
+
+    def the_cap_of_stored_values_is_a_setting(self):
+        says = "capsule.kv_value_max_bytes': expected 1 to 67108864"
+        for value in ("0", "67108865", '"1"'):
+            with open(self.d.path("config.toml"), "w") as f:
+                f.write("[capsule]\nkv_value_max_bytes = %s\n" % value)
+            code, err = self.d.refuses_to_boot()
+            equal(code, 1)
+            check(says in err, err)
+        with open(self.d.path("config.toml"), "w") as f:
+            f.write("[capsule]\nkv_value_max_bytes = 1048576\n")
+        self.d.start()
+        equal(self.d.stop(), 0)
+        os.unlink(self.d.path("config.toml"))
+
+    def c09_42_databases_of_the_original_are_left_bit_identical(self):
+        rng, files = random.Random(42), {}
+        for db in ("var/state.db", "home/default/.local/audit"):
+            for name in ("manifest/%020d.manifest" % 1, "sstables/%020d.sst" % 7, "wal/%020d.wal" % 3, "LOCK", "discard_stats"):
+                path = self.d.path(db, name)
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+                files[path] = rng.randbytes(5000) if name != "LOCK" else b""
+                with open(path, "wb") as f:
+                    f.write(files[path])
+                os.utime(path, (1700000000, 1700000000))
+        folders = {p: sorted(os.listdir(p)) for p in (self.d.path("var/state.db"), self.d.path("home/default/.local/audit"))}
+        for _ in range(2):
+            self.d.start()
+            equal(self.d.cli("agent", "create", "tenant%d" % _).returncode, 0)
+            equal(self.d.cli("audit", "verify").returncode, 0)
+            equal(self.d.stop(), 0)
+        for path, data in files.items():
+            with open(path, "rb") as f:
+                check(f.read() == data, path)
+            equal(os.stat(path).st_mtime, 1700000000, path)
+        for path, names in folders.items():
+            equal(sorted(os.listdir(path)), names)
+            shutil.rmtree(path)
 
     def c01_53_sigterm_during_boot_removes_socket_and_token(self):
         self.d.spawn()

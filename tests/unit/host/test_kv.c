@@ -10,7 +10,7 @@ static void values_come_and_go(void **state)
                         "none\nok\nsome:v1\nok\nsome:\nok\nnone\nok");
 }
 
-static void c05_34_principals_are_disjoint(void **state)
+static void c05_34_c09_40_principals_are_disjoint(void **state)
 {
     struct rig *r = *state;
     assert_string_equal(rig_run_as(r, "alice", "set k a\nget k"), "ok\nsome:a");
@@ -114,6 +114,17 @@ static void value_size_is_capped(void **state)
     assert_string_equal(rig_run(r, "setn big2 10485761\nget big2"), "err:too-large\nnone");
 }
 
+static void the_cap_of_a_value_is_a_setting(void **state)
+{
+    struct rig *r = *state;
+    r->host.kv_value_max = 11u << 20;
+    assert_string_equal(rig_run(r, "setn big 11534336\nsetn big 11534337\nget big"),
+                        "ok\nerr:too-large\nsome:11534336");
+    r->host.kv_value_max = 1000;
+    assert_string_equal(rig_run(r, "setn k 1000\nsetn k 1001\nget big"),
+                        "ok\nerr:too-large\nsome:11534336"); /* stored already: stays readable */
+}
+
 static void larger_entries_of_an_older_store_stay_readable(void **state)
 {
     struct rig *r = *state;
@@ -196,11 +207,12 @@ static void writes_wait_in_line_for_permits(void **state)
     assert_memory_equal(rig_run(r, "list w"), "640:", 4);
 }
 
-RIG_MAIN(RIG_TEST(values_come_and_go), RIG_TEST(c05_34_principals_are_disjoint),
+RIG_MAIN(RIG_TEST(values_come_and_go), RIG_TEST(c05_34_c09_40_principals_are_disjoint),
          RIG_TEST(keys_are_checked), RIG_TEST(c05_36_cas_creates_and_replaces),
          RIG_TEST(c05_35_of_a_hundred_equal_swaps_one_wins), RIG_TEST(c05_37_listing_and_paging),
          RIG_TEST(clear_counts_what_it_removed), RIG_TEST(c05_38_secrets_are_hidden_and_protected),
-         RIG_TEST(value_size_is_capped), RIG_TEST(larger_entries_of_an_older_store_stay_readable),
+         RIG_TEST(value_size_is_capped), RIG_TEST(the_cap_of_a_value_is_a_setting),
+         RIG_TEST(larger_entries_of_an_older_store_stay_readable),
          RIG_TEST(storage_quota_is_the_principals), RIG_TEST(store_failures_are_told),
          RIG_TEST(changes_are_durable_when_acknowledged),
          RIG_TEST(a_cancelled_write_leaves_nothing_dangling),

@@ -102,7 +102,7 @@ static void c05_12_unusable_env_files_are_ignored(void **state)
     assert_string_equal(rig_run_as(r, "alice", "config url"), "some:http://base");
 }
 
-static void c05_13_secrets_come_from_their_files_only(void **state)
+static void c05_13_c09_44_secrets_come_from_their_files_only(void **state)
 {
     struct rig *r = *state;
     with_config(r);
@@ -247,7 +247,7 @@ RIG_MAIN(RIG_TEST(c05_09_base_config_is_returned),
          RIG_TEST(c05_11_overlay_of_another_principal_wins_and_changes_are_seen),
          RIG_TEST(c05_11_overlay_sets_declared_keys_only),
          RIG_TEST(c05_12_unusable_env_files_are_ignored),
-         RIG_TEST(c05_13_secrets_come_from_their_files_only),
+         RIG_TEST(c05_13_c09_44_secrets_come_from_their_files_only),
          RIG_TEST(caller_is_the_causing_message),
          RIG_TEST(c05_15_random_bytes_at_and_above_the_limit), RIG_TEST(clocks_run_forward),
          RIG_TEST(c05_16_sleep_has_a_limit_and_ends_at_unload),

@@ -42,7 +42,7 @@ static enum ast_rc link_as(struct fixture *f, const char *platform, const char *
                err);
 }
 
-static void c05_46_records_of_the_original_are_readable(void **state)
+static void c05_46_c09_47_records_of_the_original_are_readable(void **state)
 {
     struct fixture *f = *state;
     struct ast_err err = AST_ERR_INIT;
@@ -245,7 +245,7 @@ static unsigned links_of(struct fixture *f, const char *id)
     return n;
 }
 
-static void a_deleted_user_takes_links_and_name_along(void **state)
+static void c09_47_a_deleted_user_takes_links_and_its_own_name_along(void **state)
 {
     struct fixture *f = *state;
     struct ast_err err = AST_ERR_INIT;
@@ -377,13 +377,13 @@ static void a_principal_is_enrolled_and_removed_by_its_account(void **state)
 int main(void)
 {
     static const struct CMUnitTest tests[] = {
-        STORE_TEST(c05_46_records_of_the_original_are_readable),
+        STORE_TEST(c05_46_c09_47_records_of_the_original_are_readable),
         STORE_TEST(damaged_records_are_named),
         STORE_TEST(principals_are_derived_from_names),
         STORE_TEST(users_are_written_whole),
         STORE_TEST(links_are_made_kept_and_replaced),
         STORE_TEST(texts_are_checked),
-        STORE_TEST(a_deleted_user_takes_links_and_name_along),
+        STORE_TEST(c09_47_a_deleted_user_takes_links_and_its_own_name_along),
         STORE_TEST(the_seed_is_made_once),
         STORE_TEST(settings_assign_accounts_to_ids_and_names),
         STORE_TEST(a_principal_is_enrolled_and_removed_by_its_account),

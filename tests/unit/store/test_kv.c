@@ -131,7 +131,7 @@ static void delete_reports_and_forgives(void **state)
 
 /* --- Namespaces ---------------------------------------------------------------------------- */
 
-static void c05_34_namespaces_are_disjoint(void **state)
+static void c05_34_c09_40_namespaces_are_disjoint(void **state)
 {
     struct fixture *f = *state;
     static const char *principals[] = { "a", "ab", "alice", "bob" };
@@ -355,7 +355,7 @@ static void *contend(void *arg)
     return NULL;
 }
 
-static void c05_35_of_100_equal_swaps_exactly_one_succeeds(void **state)
+static void c05_35_c09_39_of_100_equal_swaps_exactly_one_succeeds(void **state)
 {
     struct fixture *f = *state;
     enum { N = 100 };
@@ -656,12 +656,12 @@ int main(void)
         STORE_TEST(older_longer_keys_can_be_read_and_deleted),
         STORE_TEST(values_have_a_limit_that_may_be_stricter),
         STORE_TEST(delete_reports_and_forgives),
-        STORE_TEST(c05_34_namespaces_are_disjoint),
+        STORE_TEST(c05_34_c09_40_namespaces_are_disjoint),
         STORE_TEST(c05_37_1025_keys_do_not_fit_one_listing_and_pages_visit_each_once),
         STORE_TEST(lists_skip_what_is_not_utf8_and_stop_when_told),
         STORE_TEST(c05_38_secrets_are_hidden_from_guests),
         STORE_TEST(c05_36_cas_compares_presence_and_bytes),
-        STORE_TEST(c05_35_of_100_equal_swaps_exactly_one_succeeds),
+        STORE_TEST(c05_35_c09_39_of_100_equal_swaps_exactly_one_succeeds),
         STORE_TEST(swaps_that_count_never_lose_one),
         STORE_TEST(the_counter_follows_every_change),
         STORE_TEST(quota_stops_growth_but_not_shrinking),

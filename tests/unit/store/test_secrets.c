@@ -30,7 +30,7 @@ static mode_t mode_of(struct fixture *f, const char *rest)
     return st.st_mode & 07777;
 }
 
-static void c05_14_a_secret_file_is_private(void **state)
+static void c05_14_c09_44_a_secret_file_is_private(void **state)
 {
     struct fixture *f = *state;
     mode_t old = umask(0);
@@ -227,7 +227,7 @@ static void *read_often(void *arg)
     return NULL;
 }
 
-static void c05_14_a_reader_sees_the_old_or_the_new_value(void **state)
+static void c05_14_c09_44_a_reader_sees_the_old_or_the_new_value(void **state)
 {
     struct fixture *f = *state;
     enum { N = 4 };
@@ -254,11 +254,11 @@ static void c05_14_a_reader_sees_the_old_or_the_new_value(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        STORE_TEST(c05_14_a_secret_file_is_private),
+        STORE_TEST(c05_14_c09_44_a_secret_file_is_private),
         STORE_TEST(scopes_capsules_and_keys_are_apart),
         STORE_TEST(names_and_values_are_checked),
         STORE_TEST(c09_45_odd_files_are_errors),
-        STORE_TEST(c05_14_a_reader_sees_the_old_or_the_new_value),
+        STORE_TEST(c05_14_c09_44_a_reader_sees_the_old_or_the_new_value),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -153,6 +153,51 @@ static void scans_begin_at_a_key_or_the_one_before_it(void **state)
     assert_int_equal(run_fn(f->store, last_in_txn, NULL, NULL), AST_OK);
 }
 
+static void scans_backwards_end_before_a_key(void **state)
+{
+    struct fixture *f = *state;
+    static char z[1000];
+    memset(z, 'b', sizeof z);
+    struct ast_str keys[] = { AST_STR("a"),    AST_STR("b/1"),      AST_STR("b/10"),
+                              AST_STR("b/2"),  AST_STR("b0"),       AST_STR("c"),
+                              AST_STR("\xff"), AST_STR("\xff\xff"), AST_STR_NONE };
+    const struct {
+        struct ast_str prefix, before;
+        size_t limit;
+        const char *keys;
+    } cases[] = {
+        { AST_STR_NONE, AST_STR_NONE, 0, "\xff\xff \xff c b0 b/2 b/10 b/1 a " },
+        { AST_STR_NONE, AST_STR_NONE, 2, "\xff\xff \xff " },
+        { AST_STR("b/"), AST_STR_NONE, 0, "b/2 b/10 b/1 " },
+        { AST_STR("b/"), AST_STR("b/2"), 0, "b/10 b/1 " },   /* the key itself is not met */
+        { AST_STR("b/"), AST_STR("b/11"), 0, "b/10 b/1 " },  /* it need not exist */
+        { AST_STR("b/"), AST_STR("z"), 0, "b/2 b/10 b/1 " }, /* or lie in the prefix */
+        { AST_STR("b/"), AST_STR("b/1"), 0, "" },
+        { AST_STR("b/"), AST_STR("a"), 0, "" },
+        { AST_STR("b/"), AST_STR_NONE, 1, "b/2 " },
+        { AST_STR("\xff"), AST_STR_NONE, 0, "\xff\xff \xff " }, /* no byte is above it */
+        { AST_STR("\xff\xff"), AST_STR_NONE, 0, "\xff\xff " },
+        { AST_STR_NONE, AST_STR("a"), 0, "" },
+        { AST_STR("x"), AST_STR_NONE, 0, "" },
+        { AST_STR_NONE, { z, 1000 }, 0, "b0 b/2 b/10 b/1 a " }, /* longer than any key */
+        { { z, 1000 }, AST_STR_NONE, 0, "" },
+    };
+    assert_int_equal(run_fn(f->store, put_rows, keys, NULL), AST_OK);
+    for (size_t i = 0; i < AST_ARRAY_LEN(cases); i++) {
+        struct collected got = { .limit = cases[i].limit };
+        assert_int_equal(ast_store_scan_back(f->store, AST_STR("ab"), cases[i].prefix,
+                                             cases[i].before, collect, &got, NULL),
+                         AST_OK);
+        if (strcmp(got.text, cases[i].keys) != 0)
+            fail_msg("case %zu: <%s>, not <%s>", i, got.text, cases[i].keys);
+    }
+    struct collected none = { .limit = 0 };
+    assert_int_equal(ast_store_scan_back(f->store, AST_STR("nobody"), AST_STR_NONE, AST_STR_NONE,
+                                         collect, &none, NULL),
+                     AST_OK);
+    assert_string_equal(none.text, "");
+}
+
 struct scan_case {
     struct ast_str prefix, after;
     size_t limit;
@@ -169,7 +214,7 @@ static enum ast_rc scan_in_txn(struct ast_store_txn *t, void *arg, struct ast_er
     return AST_OK;
 }
 
-static void scans_are_ordered_and_stay_in_their_namespace(void **state)
+static void c09_39_scans_are_ordered_and_stay_in_their_namespace(void **state)
 {
     struct fixture *f = *state;
     static char z[1000];
@@ -219,7 +264,7 @@ static enum ast_rc clear_some(struct ast_store_txn *t, void *arg, struct ast_err
     return rc;
 }
 
-static void clear_spares_and_counts(void **state)
+static void c09_39_clear_spares_and_counts(void **state)
 {
     struct fixture *f = *state;
     struct ast_str keys[] = { AST_STR("__a"), AST_STR("__secret:1"), AST_STR("__secret:2"),
@@ -349,8 +394,9 @@ int main(void)
         STORE_TEST(an_op_sees_its_own_writes),
         STORE_TEST(c09_39_namespaces_and_keys_have_limits),
         STORE_TEST(scans_begin_at_a_key_or_the_one_before_it),
-        STORE_TEST(scans_are_ordered_and_stay_in_their_namespace),
-        STORE_TEST(clear_spares_and_counts),
+        STORE_TEST(scans_backwards_end_before_a_key),
+        STORE_TEST(c09_39_scans_are_ordered_and_stay_in_their_namespace),
+        STORE_TEST(c09_39_clear_spares_and_counts),
         STORE_TEST(a_large_clear_is_one_change),
         STORE_TEST(each_visits_namespaces_by_prefix),
         STORE_TEST(a_value_over_the_limit_is_refused_unread),
