@@ -9,39 +9,18 @@
 
 #include "base/banned.h"
 
-#define SIGNATURE_BASE64 88
-
-/* ---- base64 with the standard alphabet and padding ---- */
+/* ---- base64 ---- */
 
 static void add_base64(struct ast_buf *out, const uint8_t *bytes, size_t n)
 {
-    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-
-    for (size_t i = 0; i < n; i += 3) {
-        uint32_t v = (uint32_t)bytes[i] << 16;
-        v |= i + 1 < n ? (uint32_t)bytes[i + 1] << 8 : 0;
-        v |= i + 2 < n ? bytes[i + 2] : 0;
-        char four[4] = { digits[v >> 18], digits[v >> 12 & 63],
-                         i + 1 < n ? digits[v >> 6 & 63] : '=', i + 2 < n ? digits[v & 63] : '=' };
-        (void)ast_buf_add(out, ast_str_n(four, sizeof four));
-    }
+    (void)ast_base64_encode(ast_str_n(bytes, n), out); /* its state is checked by the caller */
 }
 
 static bool read_base64(struct ast_str text, uint8_t *ret, size_t n)
 {
-    char url[SIGNATURE_BASE64];
-    size_t digits = (n * 4 + 2) / 3;
     AST_AUTO(ast_buf_done) struct ast_buf out = AST_BUF_INIT(AST_KEY_SIGNATURE_BYTES + 4);
 
-    if (text.n != (n + 2) / 3 * 4 || text.n > sizeof url)
-        return false;
-    for (size_t i = 0; i < text.n; i++) {
-        char c = text.p[i];
-        if (i >= digits ? c != '=' : c == '-' || c == '_')
-            return false;
-        url[i] = c == '+' ? '-' : c == '/' ? '_' : c;
-    }
-    if (ast_base64url_decode(ast_str_n(url, digits), &out, NULL) || out.n != n)
+    if (text.n != (n + 2) / 3 * 4 || ast_base64_decode(text, &out, NULL) || out.n != n)
         return false;
     memcpy(ret, out.p, n);
     return true;

@@ -118,3 +118,33 @@ enum ast_rc ast_base64url_decode(struct ast_str text, struct ast_buf *out, struc
     out->p[out->n] = 0;
     return AST_OK;
 }
+
+enum ast_rc ast_base64_encode(struct ast_str bytes, struct ast_buf *out)
+{
+    size_t before = out->n;
+    enum ast_rc rc = ast_base64url_encode(bytes, out);
+    for (size_t i = before; i < out->n; i++)
+        out->p[i] = out->p[i] == '-' ? '+' : out->p[i] == '_' ? '/' : out->p[i];
+    for (size_t i = bytes.n; i % 3 && !rc; i++)
+        rc = ast_buf_add_byte(out, '=');
+    return rc;
+}
+
+enum ast_rc ast_base64_decode(struct ast_str text, struct ast_buf *out, struct ast_err *err)
+{
+    AST_AUTO(ast_buf_done) struct ast_buf url = AST_BUF_INIT(text.n);
+    size_t pad = 0;
+
+    while (pad < 2 && pad < text.n && text.p[text.n - 1 - pad] == '=')
+        pad++;
+    if (text.n % 4)
+        return ast_fail(err, AST_E_INVALID, "invalid base64 encoding");
+    for (size_t i = 0; i < text.n - pad; i++) {
+        char c = text.p[i];
+        if (c == '-' || c == '_')
+            return ast_fail(err, AST_E_INVALID, "invalid base64 encoding");
+        (void)ast_buf_add_byte(&url, c == '+' ? '-' : c == '/' ? '_' : c);
+    }
+    enum ast_rc rc = ast_buf_check(&url, "base64", err);
+    return rc ? rc : ast_base64url_decode(ast_buf_view(&url), out, err);
+}
