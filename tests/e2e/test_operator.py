@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
 """What an operator types: agents, rights, groups, quotas, keys, the context (spec 08 §1 to §5, checklist 1 to 20)."""
+import hashlib
 import json
 import os
 import pty
@@ -874,6 +875,83 @@ def without_nulls(v):
     if isinstance(v, dict):
         return {k: without_nulls(x) for k, x in v.items() if x is not None}
     return [without_nulls(x) for x in v] if isinstance(v, list) else v
+
+
+class Story(Cli):
+    daemon = {}
+
+    def _profile(self, name):
+        with open(self.d.path("etc", "profiles", name + ".toml"), "rb") as f:
+            return tomllib.load(f)
+
+    def c08_17_an_operator_s_day(self):
+        """A group, an agent, its rights and limits; somebody is invited, pairs a second device; the log tells it all."""
+        self._run("group", "create", "crew", "--caps", "self:*,system:status", "--description", "who rows")
+        self._run("agent", "create", "ann", "--group", "agent", "--group", "crew")
+        self._run("caps", "grant", "ann", "net:lan")
+        self._run("quota", "set", "-a", "ann", "--memory", "32MiB", "--processes", "2")
+
+        done = self._run("invite", "issue", "--group", "crew", "--expires-secs", "600", "--metadata", "Zoe's laptop")
+        token = done.stdout.split()[2]
+        equal(len(token), 32)
+        equal((done.stdout + done.stderr).count(token), 1, "the token is printed once")
+        check(done.stdout.startswith("\u2713 issued %s (group: crew, uses: 1, metadata: Zoe's laptop)\nexpires at unix epoch 1"
+                                     % token), done.stdout)
+        row = self._json("invite", "list")[0]
+        equal((row["token_fingerprint"], row["group"], row["remaining_uses"], row["metadata"]),
+              (hashlib.sha256(token.encode()).hexdigest(), "crew", 1, "Zoe's laptop"))
+        equal(json.loads(self._run("invite", "list", "--json").stdout), [row])
+        lines = self._run("invite", "list").stdout.split("\n")
+        equal(lines[0].split(), ["FINGERPRINT", "GROUP", "USES", "EXPIRES", "LABEL"])
+        check(re.fullmatch(row["token_fingerprint"] + r" crew {12}1     (9m\d\ds|10m00s) {5,6}Zoe's laptop", lines[1]), lines)
+
+        public = self._run("keypair", "generate", "--name", "laptop", "--raw").stdout.strip()
+        done = self._run("invite", "redeem", "-", "--keypair", "laptop", "--display-name", "Zoe Y.", "--switch", stdin=token + "\n")
+        finger = hashlib.sha256(("ed25519:" + public).encode()).hexdigest()
+        equal(done.stdout, "\u2713 redeemed principal: zoe-y (group: crew, key fp: %s)\n"
+                           "\u2713 Active agent set to 'zoe-y'\n" % finger)
+        key = self._json("keypair", "list")[0]
+        equal((key["bound_principal"], key["fingerprint"]), ("zoe-y", finger))
+        profile = self._profile("zoe-y")
+        equal((profile["groups"], profile["auth"]), (["crew"], {"methods": ["keypair"], "public_keys": ["ed25519:" + public]}))
+        self._fails("kernel rejected request: invite token invalid, expired, or already consumed",
+                    "invite", "redeem", token, "--keypair", "laptop")
+
+        # Zoe works, as far as she may, and adds her phone.
+        equal(self._run("agent", "current").stdout, "zoe-y\n")
+        equal(self._json("quota", "show")["principal"], "zoe-y")
+        self._fails("permission denied for principal zoe-y: missing capability invite:issue", "invite", "issue")
+        done = self._run("pair", "issue", "--label", "phone")
+        pair = done.stdout.split()[2]
+        equal((done.stdout + done.stderr).count(pair), 1, "the token is printed once")
+        check("(principal: zoe-y, label: phone)" in done.stdout and "astrid pair redeem <TOKEN>" in done.stderr, done)
+        phone = self._run("keypair", "generate", "--name", "phone", "--raw").stdout.strip()
+        self._run("agent", "switch", "default")
+        done = self._run("pair", "redeem", pair, "--keypair", "phone")
+        check(done.stdout.startswith("\u2713 paired with principal: zoe-y (key fp: "), done.stdout)
+        check(done.stdout.endswith("\nnext step: astrid agent switch zoe-y\n"), done.stdout)
+        equal(self._profile("zoe-y")["auth"]["public_keys"], ["ed25519:" + public, "ed25519:" + phone])
+        self._fails("pair-device token invalid or expired", "pair", "redeem", pair, "--keypair", "phone")
+
+        # What was not used is withdrawn, by fingerprint.
+        spare = self._run("invite", "issue", "--raw").stdout.strip()
+        spare_row = self._json("invite", "list")[0]
+        equal(self._run("invite", "revoke", spare_row["token_fingerprint"]).stdout, '\u2713 revoked {"removed":1}\n')
+        equal(self._run("invite", "list").stdout, "no outstanding invites\n")
+        self._fails("no invite matches the supplied token or fingerprint", "invite", "revoke", spare)
+
+        rows = [json.loads(l) for l in self._run("audit", "query", "--format", "json").stdout.splitlines()]
+        told = [(r["method"], r["principal"]) for r in reversed(rows)]
+        at = 0
+        for want in (("admin.group.create", "default"), ("admin.agent.create", "default"), ("admin.caps.grant", "default"),
+                     ("admin.quota.set", "default"), ("admin.invite.issue", "default"), ("admin.invite.redeem", "default"),
+                     ("admin.auth.pair.issue", "zoe-y"), ("admin.auth.pair.redeem", "default"),
+                     ("admin.invite.revoke", "default")):
+            check(want in told[at:], "%r is not behind %r in %r" % (want, told[:at], told))
+            at = told.index(want, at) + 1
+        text = json.dumps(rows)
+        check(token not in text and pair not in text and spare not in text, "a token in the audit log")
+        self._run("audit", "verify")
 
 
 class Autostart(Cli):
