@@ -247,6 +247,7 @@ static int take_option(struct cli *cli, int argc, char **argv, int *at)
     }
     if (row < 0)
         return cli_usage(cli, "unexpected argument '%s' found", word);
+    AST_ASSERT(!own || row < CLI_MAX_OPTIONS);
     const struct cli_option *o = &table[row];
     const char *value = "";
     if (o->flags & CLI_LATER) {

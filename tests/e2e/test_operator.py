@@ -146,6 +146,19 @@ class Alone(Cli):
             check("astrid" in out("completions", shell) and "keypair" in out("completions", shell), shell)
         self._fails("bash, zsh, fish, elvish or powershell", "completions", "tcsh", code=2)
 
+    def every_command_has_a_help_page_that_fits(self):
+        page = self._run("help").stdout
+        names = [re.split(r" [<\[]|  ", l.strip())[0] for l in page.split("\nOptions:")[0].splitlines() if l.startswith("  ")]
+        check(len(names) > 50 and "agent create" in names and "chat" in names, names)
+        check(all(len(l) <= 100 for l in page.splitlines()), "a line of the help page is too long")
+        for name in names:
+            text = self._run(*name.split(), "--help").stdout
+            equal(self._run("help", *name.split()).stdout, text)
+            check("\nUsage: astrid %s" % name in text, text)
+            if " " in name:
+                check("  " + name in self._run("help", name.split()[0]).stdout, name)
+                equal(self._run(name.split()[0], "--help").stdout, self._run("help", name.split()[0]).stdout)
+
     def completions_of_bash_know_verbs_and_options(self):
         with tempfile.NamedTemporaryFile("w", suffix=".bash") as f:
             f.write(self._run("completions", "bash").stdout)
