@@ -12,12 +12,12 @@ enum ast_rc cli_read_hidden(const char *what, struct ast_buf *out, struct ast_er
     bool hides = tcgetattr(STDIN_FILENO, &old) == 0; /* not a terminal: nothing echoes */
     int c;
 
-    if (hides) {
-        fprintf(stderr, "%s (input hidden): ", what);
+    if (hides) { /* before anybody is asked: TCSAFLUSH throws away what came earlier */
         quiet = old;
         quiet.c_lflag &= ~(tcflag_t)ECHO;
         if (tcsetattr(STDIN_FILENO, TCSAFLUSH, &quiet))
             return ast_fail(err, AST_E_IO, "the terminal cannot hide what is typed");
+        fprintf(stderr, "%s (input hidden): ", what);
     }
     while ((c = getchar()) != EOF && c != '\n')
         ast_buf_add_byte(out, (char)c);

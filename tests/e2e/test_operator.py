@@ -5,7 +5,9 @@ import json
 import os
 import pty
 import re
+import select
 import shutil
+import signal
 import socket
 import stat
 import struct
@@ -391,18 +393,19 @@ class Alone(Cli):
         pid, fd = pty.fork()
         if pid == 0:
             os.execve(program("astrid"), ["astrid", "secret", "set", "TYPED"], self.d.env)
-        shown = b""
-        while b"hidden): " not in shown:
-            shown += os.read(fd, 1024)
-        os.write(fd, b"s3cret\n")
-        while True:
+        shown, typed = b"", False
+        while select.select([fd], [], [], 20)[0]:
             try:
                 more = os.read(fd, 1024)
             except OSError:  # the other side is closed
                 break
+            shown += more
             if not more:
                 break
-            shown += more
+            if not typed and b"hidden): " in shown:
+                typed = os.write(fd, b"s3cret\n") > 0
+        else:
+            os.kill(pid, signal.SIGKILL)
         os.close(fd)
         equal(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), 0)
         check(b"s3cret" not in shown and b"Stored 'TYPED'" in shown, shown)
