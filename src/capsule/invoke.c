@@ -319,6 +319,13 @@ static bool admit(struct mailbox *m, enum seat_outcome *ret_outcome)
         *ret_outcome = failedf(m, "WASM error: principal '%s' is disabled", name);
         return false;
     }
+    if (call->profile->is_removed) {
+        ast_log_fields(AST_LOG_WARN, DISPATCH_TARGET, "deleted principal denied", AST_F_SECURITY,
+                       AST_F_STR("principal", principal), AST_F_STR("capsule", m->seat->id),
+                       AST_F_STR("action", m->current.handler->action));
+        *ret_outcome = failedf(m, "WASM error: principal '%s' does not exist", name);
+        return false;
+    }
     uint64_t budget = call->profile->quotas.max_cpu_fuel_per_sec;
     if (capsule_ledger_admit(r->ledger, principal, budget, call->begin_ns, is_exempt,
                              r->host->policy, &call->reservation))

@@ -14,6 +14,7 @@
 #define DEPTH_MAX         254u /* the counter of a message ends at 255 */
 #define APPROVAL_SECS_MAX 86400u
 #define INVITE_SECS_MAX   2592000u /* what a request may name itself */
+#define MAX_CLIENTS_MAX   10000u
 
 static void link_done(struct ast_kernel_link *l)
 {
@@ -172,6 +173,38 @@ static enum ast_rc read_capsule(const struct ast_json *table, struct ast_daemon_
     return rc ? rc : read_bus_rules(table, c, err);
 }
 
+/* The original's rule (spec 02 §12.5): every agent installs for everybody. */
+static enum ast_rc read_self_install(const struct ast_json *table, struct ast_daemon_config *c,
+                                     struct ast_err *err)
+{
+    const struct ast_json *v = ast_json_member(table, "self_install");
+
+    if (v && !ast_json_bool(v, &c->agents_may_install))
+        return ast_fail(err, AST_E_INVALID,
+                        "Validation error in field 'capsule.self_install': expected true or false");
+    return AST_OK;
+}
+
+static enum ast_rc read_uplink(const struct ast_json *table, struct ast_daemon_config *c,
+                               struct ast_err *err)
+{
+    const struct ast_json *v = ast_json_member(table, "own_questions_only");
+    uint64_t n = 0;
+
+    if (v && !ast_json_bool(v, &c->own_questions_only))
+        return ast_fail(
+            err, AST_E_INVALID,
+            "Validation error in field 'uplink.own_questions_only': expected true or false");
+    v = ast_json_member(table, "max_clients");
+    if (v && (!ast_json_u64(v, &n) || n == 0 || n > MAX_CLIENTS_MAX))
+        return ast_fail(err, AST_E_INVALID,
+                        "Validation error in field 'uplink.max_clients': expected 1 to %u",
+                        MAX_CLIENTS_MAX);
+    if (v)
+        c->max_clients = (unsigned)n;
+    return AST_OK;
+}
+
 static enum ast_rc read_asking(const struct ast_json *root, struct ast_daemon_config *c,
                                struct ast_err *err)
 {
@@ -184,12 +217,7 @@ static enum ast_rc read_asking(const struct ast_json *root, struct ast_daemon_co
                         APPROVAL_SECS_MAX);
     if (v)
         c->approval_secs = (unsigned)n;
-    v = ast_json_member(ast_json_member(root, "uplink"), "own_questions_only");
-    if (v && !ast_json_bool(v, &c->own_questions_only))
-        return ast_fail(
-            err, AST_E_INVALID,
-            "Validation error in field 'uplink.own_questions_only': expected true or false");
-    return AST_OK;
+    return read_uplink(ast_json_member(root, "uplink"), c, err);
 }
 
 static enum ast_rc read_audit(const struct ast_json *table, struct ast_daemon_config *c,
@@ -316,6 +344,8 @@ static enum ast_rc read_file(const char *path, struct ast_daemon_config *c, bool
         rc = read_watch(ast_json_member(ast_json_root(doc), "gateway"), c, err);
     if (!rc)
         rc = read_capsule(ast_json_member(ast_json_root(doc), "capsule"), c, err);
+    if (!rc)
+        rc = read_self_install(ast_json_member(ast_json_root(doc), "capsule"), c, err);
     if (!rc)
         rc = read_identity(ast_json_root(doc), c, err);
     return rc ? rc : read_asking(ast_json_root(doc), c, err);

@@ -20,6 +20,8 @@ struct ast_daemon_config {
     bool own_questions_only;                 /* clients see questions of the principals they use */
     bool audit_fail_open;                    /* fail_closed = false; default: closed */
     unsigned invite_secs;                    /* [invites] default_expires_secs; 0: none */
+    unsigned max_clients;                    /* of the socket; 0: the built-in 64 */
+    bool agents_may_install;               /* capsule.self_install: self:capsule:install will do */
     AST_VEC(struct ast_kernel_link) links; /* owned, with their texts; the last file that has any */
     bool watch_capsules;                   /* gateway.watch_plugins */
 };

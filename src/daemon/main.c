@@ -213,11 +213,13 @@ static enum ast_rc start(struct daemon *d, const struct ast_daemon_config *cfg)
         .version = AST_RUNTIME_VERSION,
         .audit_fail_open = cfg->audit_fail_open,
         .invite_secs = cfg->invite_secs,
+        .agents_may_install = cfg->agents_may_install,
     };
+    const struct ast_uplink_config uplink = { .max_clients = cfg->max_clients,
+                                              .own_questions_only = cfg->own_questions_only };
     enum ast_rc rc = ast_kernel_boot(&k, &d->kernel, &d->err);
 
-    if (!rc &&
-        (rc = ast_uplink_listen(d->kernel, d->loop, cfg->own_questions_only, &d->uplink, &d->err)))
+    if (!rc && (rc = ast_uplink_listen(d->kernel, d->loop, &uplink, &d->uplink, &d->err)))
         ast_wrap(&d->err, rc, "Failed to boot Kernel");
     if (!rc)
         ast_kernel_load_capsules(d->kernel, on_loaded, d);

@@ -137,9 +137,11 @@ bool host_context_admits(struct ast_host_call *call, struct ast_str principal)
     AST_AUTO(ast_profile_unref) struct ast_profile *profile = NULL;
     if (ast_policy_profile(policy, principal, &profile, /* err= */ NULL))
         return true; /* an unreadable profile gives default quotas on this path (spec 04 §11.4) */
-    if (profile->enabled)
+    if (profile->enabled && !profile->is_removed)
         return true;
-    ast_log_fields(AST_LOG_WARN, HOST_LOG, "message of a disabled principal kept from a run loop",
+    ast_log_fields(AST_LOG_WARN, HOST_LOG,
+                   profile->enabled ? "message of a deleted principal kept from a run loop"
+                                    : "message of a disabled principal kept from a run loop",
                    AST_F_SECURITY, AST_F_STR("principal", principal),
                    AST_F_STR("capsule", call->env->capsule_id));
     return false;

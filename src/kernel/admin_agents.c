@@ -23,7 +23,7 @@ static bool is_default(const struct admin_request *r)
 static enum ast_rc remove_identity(struct ast_kernel *k, struct ast_str name, struct ast_err *err)
 {
     AST_AUTO(ast_identity_op_done) struct ast_identity_op op = { .replace = false };
-    enum ast_rc rc = ast_identity_prepare_remove(&op, ADMIN_PLATFORM, name, err);
+    enum ast_rc rc = ast_identity_prepare_remove(&op, name, ADMIN_PLATFORM, err);
     return rc ? rc : ast_store_run(k->store, &op.op, err);
 }
 

@@ -117,7 +117,7 @@ static void undo(struct births *b, const struct admin_birth *v)
 
     enum ast_rc rc = ast_policy_remove_profile(b->k->policy, name, &err);
     if (!rc)
-        rc = ast_identity_prepare_remove(&op, ADMIN_PLATFORM, name, &err);
+        rc = ast_identity_prepare_remove(&op, name, ADMIN_PLATFORM, &err);
     if (!rc)
         rc = ast_store_run(b->k->store, &op.op, &err);
     if (rc)

@@ -16,6 +16,7 @@
 #include "bus/metrics.h"
 #include "crypto/hash.h"
 #include "kernel/kernel_priv.h"
+#include "store/identity.h"
 
 #include "base/banned.h"
 
@@ -184,6 +185,11 @@ static enum ast_rc open_capsules(struct ast_kernel *k, const struct ast_kernel_c
     return ast_capsules_new(&c, &k->capsules, err);
 }
 
+static bool was_removed(void *store, struct ast_str principal)
+{
+    return ast_identity_was_removed(store, principal);
+}
+
 static enum ast_rc boot_steps(struct ast_kernel *k, const struct ast_kernel_config *cfg,
                               struct ast_err *err)
 {
@@ -207,6 +213,7 @@ static enum ast_rc boot_steps(struct ast_kernel *k, const struct ast_kernel_conf
         rc = ast_policy_open(k->home, &k->policy, err);
     if (rc)
         return rc;
+    ast_policy_ask_removed(k->policy, was_removed, k->store);
     ast_policy_bootstrap(k->policy);
     rc = ast_allowances_new(k->store, &k->runtime_key, &k->allowances, err);
     if (!rc)
@@ -244,6 +251,7 @@ enum ast_rc ast_kernel_boot(const struct ast_kernel_config *cfg, struct ast_kern
     k->ephemeral = cfg->ephemeral;
     k->audit_fail_closed = !cfg->audit_fail_open;
     k->invite_secs = cfg->invite_secs;
+    k->agents_may_install = cfg->agents_may_install;
     k->version = cfg->version;
     k->lock_fd = -1;
     k->booted_ns = ast_mono_ns();

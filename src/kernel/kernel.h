@@ -36,7 +36,8 @@ struct ast_kernel_config {
     const char *version;                     /* product version */
     bool
         audit_fail_open; /* [audit] fail_closed = false: changes go on when their row cannot be stored */
-    unsigned invite_secs; /* [invites] default_expires_secs; 0: an invite may live for ever */
+    unsigned invite_secs;    /* [invites] default_expires_secs; 0: an invite may live for ever */
+    bool agents_may_install; /* [capsule] self_install: self:capsule:install is enough to install */
     const struct ast_kernel_link *links; /* borrowed for the boot */
     size_t link_count;
 };

@@ -196,6 +196,7 @@ struct ast_kernel {
     struct kernel_approvals approvals;
     struct kernel_loader verifier; /* long reads: nobody who changes something waits for them */
     struct kernel_loader answers;  /* what waits for its audit row is answered here */
+    bool agents_may_install;       /* immutable after boot */
     struct kernel_loader loader;
     struct kernel_turns
         admin; /* the write lock of policy: its changes run here, one after another */

@@ -120,7 +120,7 @@ enum ast_rc kernel_turns_post(struct kernel_turns *t, struct ast_str caller, str
         return ast_fail(err, AST_E_CLOSED, "the daemon is shutting down");
     const struct turn *own = ast_map_get(&t->callers, caller);
     if ((own ? own->n : 0) >= TURNS_ROOM - t->waiting)
-        return ast_fail(err, AST_E_BUSY, "too many admin requests are waiting");
+        return ast_fail(err, AST_E_BUSY, "too many requests are waiting");
     struct turn *turn = turn_get(t, caller);
     if (!turn)
         return ast_fail(err, AST_E_NO_MEMORY, "request");

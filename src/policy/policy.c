@@ -1,8 +1,6 @@
 /* The cache of profiles and the evaluation of rights. Snapshots are shared and immutable; a generation number per
  * principal keeps a slow load from storing what a change has made stale. */
-#include <stdio.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #include "base/fs.h"
 #include "base/log.h"
@@ -70,8 +68,13 @@ enum ast_rc policy_load_profile(struct ast_policy *p, struct ast_str principal,
 
     rc = ast_fs_read(path, POLICY_MAX_FILE, &text, err);
     if (rc == AST_E_NOT_FOUND) {
-        *ret = policy_profile_default();
-        return *ret ? AST_OK : ast_fail(err, AST_E_NO_MEMORY, "profile");
+        struct ast_profile *none = policy_profile_default();
+        if (!none)
+            return ast_fail(err, AST_E_NO_MEMORY, "profile");
+        none->is_removed = p->is_removed && !ast_str_eq(principal, AST_PRINCIPAL_DEFAULT) &&
+                           p->is_removed(p->is_removed_arg, principal);
+        *ret = none;
+        return AST_OK;
     }
     if (rc)
         return ast_wrap(err, rc, "profile io error");
@@ -132,6 +135,13 @@ static enum ast_rc snapshot(struct ast_policy *p, struct ast_str principal,
     }
     *ret = ast_steal(&loaded);
     return AST_OK;
+}
+
+void ast_policy_ask_removed(struct ast_policy *p,
+                            bool (*is_removed)(void *arg, struct ast_str principal), void *arg)
+{
+    p->is_removed = is_removed;
+    p->is_removed_arg = arg;
 }
 
 enum ast_rc ast_policy_profile(struct ast_policy *p, struct ast_str principal,
@@ -226,58 +236,4 @@ bool ast_policy_exempt(struct ast_policy *p, struct ast_str principal)
     return ast_policy_holds(p, principal, AST_STR("system:resources:unbounded")) ||
            ast_policy_holds(p, principal, AST_STR("net_bind")) ||
            ast_policy_holds(p, principal, AST_STR("uplink"));
-}
-
-/* Step 1 of spec 01 §17.3. */
-static enum ast_rc move_legacy(const struct ast_home *home, const char *current,
-                               struct ast_err *err)
-{
-    AST_AUTO(ast_cfree) char *legacy = ast_home_path(home, "home/default/.config/profile.toml");
-    AST_AUTO(ast_cfree) char *dir = ast_home_path(home, AST_HOME_PROFILES);
-    if (!legacy || !dir)
-        return ast_fail(err, AST_E_NO_MEMORY, "profile");
-    if (!ast_fs_exists(legacy))
-        return AST_OK;
-    int failed;
-    if (ast_fs_exists(current)) {
-        failed = unlink(legacy);
-    } else {
-        enum ast_rc rc = ast_fs_mkdirs(dir, 0700, err);
-        if (rc)
-            return rc;
-        failed = rename(legacy, current);
-    }
-    return failed ? ast_fail(err, AST_E_IO, "move legacy profile %s: %m", legacy) : AST_OK;
-}
-
-static enum ast_rc seed_default(struct ast_policy *p, const char *path, struct ast_err *err)
-{
-    AST_AUTO(ast_profile_unref) struct ast_profile *profile = NULL;
-    AST_AUTO(ast_cfree) char *dir = ast_home_path(p->home, AST_HOME_PROFILES);
-    enum ast_rc rc = dir ? policy_load_profile(p, AST_PRINCIPAL_DEFAULT, &profile, err)
-                         : ast_fail(err, AST_E_NO_MEMORY, "profile");
-    if (rc || profile->groups.n || profile->grants.n || profile->revokes.n)
-        return rc;
-    rc = ast_fs_mkdirs(dir, 0700, err);
-    if (rc)
-        return rc;
-    if (!ast_strings_add(&profile->groups, AST_STR("admin")))
-        return ast_fail(err, AST_E_NO_MEMORY, "profile");
-    rc = ast_profile_save(path, profile, err);
-    if (!rc)
-        ast_policy_invalidate(p, AST_PRINCIPAL_DEFAULT);
-    return rc;
-}
-
-void ast_policy_bootstrap(struct ast_policy *p)
-{
-    AST_AUTO(ast_cfree) char *path = ast_home_path(p->home, AST_HOME_PROFILES "/default.toml");
-    struct ast_err err = AST_ERR_INIT;
-    enum ast_rc rc =
-        path ? move_legacy(p->home, path, &err) : ast_fail(&err, AST_E_NO_MEMORY, "profile");
-
-    if (!rc)
-        rc = seed_default(p, path, &err);
-    if (rc)
-        ast_log_warn("astrid.policy", "default principal keeps no capabilities: %s", err.msg);
 }

@@ -74,6 +74,9 @@ struct policy_roster {
 /* Owner: any thread. */
 struct ast_policy {
     const struct ast_home *home;
+    bool (*is_removed)(void *arg,
+                       struct ast_str principal); /* immutable after open; NULL: nobody */
+    void *is_removed_arg;
     struct ast_lock lock;
     struct policy_groups *groups AST_GUARDED_BY(lock); /* one reference */
     struct ast_map entries AST_GUARDED_BY(lock);       /* principal -> struct cache_entry */

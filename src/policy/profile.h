@@ -42,7 +42,8 @@ struct ast_profile {
     atomic_uint refs;
     uint32_t version;
     bool enabled;
-    bool exists; /* false: no file, defaults apply */
+    bool exists;     /* false: no file, defaults apply */
+    bool is_removed; /* no file, because the principal was deleted: nothing runs for it */
     struct ast_strings groups, grants, revokes;
     struct ast_strings auth_methods, public_keys, egress, process_allow;
     struct ast_quotas quotas;
@@ -90,6 +91,10 @@ enum ast_rc ast_policy_open(const struct ast_home *home, struct ast_policy **ret
                             struct ast_err *err);
 void ast_policy_close(struct ast_policy *p);
 AST_DEFINE_AUTO(struct ast_policy, ast_policy_close)
+
+/* Asked about principals without a file, on any thread that reads a profile: was it deleted? Before anybody reads. */
+void ast_policy_ask_removed(struct ast_policy *p,
+                            bool (*is_removed)(void *arg, struct ast_str principal), void *arg);
 
 /* The principal's profile; a missing file gives defaults. The caller owns the reference. */
 AST_MUST_CHECK

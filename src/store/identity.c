@@ -279,6 +279,13 @@ enum ast_rc ast_identity_resolve(struct ast_store *s, struct ast_str platform,
     return rc ? rc : ast_identity_user_get(s, &link.user, ret, err);
 }
 
+bool ast_identity_was_removed(struct ast_store *s, struct ast_str principal)
+{
+    AST_AUTO(ast_buf_done) struct ast_buf when = AST_BUF_INIT(AST_RFC3339_BYTES);
+    bool found = false;
+    return !ast_store_get(s, AST_IDENTITY_REMOVED_NS, principal, &when, &found, NULL) && found;
+}
+
 struct listing {
     const struct ast_uuid *user;
     bool (*each)(void *arg, const struct ast_identity_link *link);
@@ -465,11 +472,20 @@ static enum ast_rc apply_seed(struct ast_store_op *o, struct ast_store_txn *txn,
               : ast_store_txn_put(txn, AST_IDENTITY_NS, key, ast_buf_view(&op->link_json), err);
 }
 
+/* The last part of the link's key: of principals, the principal. */
+static struct ast_str account_of(const struct ast_identity_op *op)
+{
+    struct ast_str key = ast_str_from(ast_buf_view(&op->link_key), LINK_PREFIX.n);
+    return ast_str_from(key, ast_str_find_byte(key, '/') + 1);
+}
+
 static enum ast_rc apply_enrol(struct ast_store_op *o, struct ast_store_txn *txn,
                                struct ast_err *err)
 {
     struct ast_identity_op *op = AST_CONTAINER_OF(o, struct ast_identity_op, op);
     enum ast_rc rc = put_user(op, txn, err);
+    if (!rc)
+        rc = ast_store_txn_delete(txn, AST_IDENTITY_REMOVED_NS, account_of(op), NULL, err);
     if (rc)
         return ast_wrap(err, rc, "identity store create_user failed");
     rc = ast_store_txn_put(txn, AST_IDENTITY_NS, ast_buf_view(&op->link_key),
@@ -610,10 +626,14 @@ static enum ast_rc apply_remove(struct ast_store_op *o, struct ast_store_txn *tx
 {
     struct ast_identity_op *op = AST_CONTAINER_OF(o, struct ast_identity_op, op);
     struct ast_str key = ast_buf_view(&op->link_key);
+    char stamp[AST_RFC3339_BYTES];
 
-    if (!linked_user(txn, key, &op->user))
+    enum ast_rc rc = ast_store_txn_put(txn, AST_IDENTITY_REMOVED_NS, account_of(op),
+                                       ast_time_format(ast_wall_ns(), AST_TIME_Z, stamp), err);
+    if (!rc && !linked_user(txn, key, &op->user))
         return AST_OK;
-    enum ast_rc rc = ast_store_txn_delete(txn, AST_IDENTITY_NS, key, NULL, err);
+    if (!rc)
+        rc = ast_store_txn_delete(txn, AST_IDENTITY_NS, key, NULL, err);
     if (rc)
         return ast_wrap(err, rc, "identity store unlink failed");
     rc = apply_delete(o, txn, err);
@@ -697,12 +717,12 @@ enum ast_rc ast_identity_prepare_enrol(struct ast_identity_op *op, struct ast_st
     return rc;
 }
 
-enum ast_rc ast_identity_prepare_remove(struct ast_identity_op *op, struct ast_str platform,
-                                        struct ast_str platform_user_id, struct ast_err *err)
+enum ast_rc ast_identity_prepare_remove(struct ast_identity_op *op, struct ast_str principal,
+                                        struct ast_str platform, struct ast_err *err)
 {
     op_init(op);
     op->op.apply = apply_remove;
-    return link_key_make(platform, platform_user_id, &op->link_key, /* ret_platform= */ NULL, err);
+    return link_key_make(platform, principal, &op->link_key, /* ret_platform= */ NULL, err);
 }
 
 enum ast_rc ast_identity_prepare_assign(struct ast_identity_op *op, struct ast_str platform,

@@ -100,18 +100,23 @@ enum ast_rc ast_identity_prepare_seed(struct ast_identity_op *op, struct ast_str
                                       struct ast_str platform_user_id, struct ast_str method,
                                       struct ast_err *err);
 
+/* Principals that were removed and not enrolled again: key is the principal, value when. */
+#define AST_IDENTITY_REMOVED_NS AST_STR("system:identity-removed")
+/* False also when it cannot be read. */
+bool ast_identity_was_removed(struct ast_store *s, struct ast_str principal);
+
 /* A user of exactly that principal, named like it, whom the account means from now on, whoever had it before: a principal
  * that is made. The message begins with "identity store create_user failed" or "identity store link failed". */
 AST_MUST_CHECK
 enum ast_rc ast_identity_prepare_enrol(struct ast_identity_op *op, struct ast_str principal,
                                        struct ast_str platform, struct ast_str method,
                                        struct ast_err *err);
-/* The link of that account and, when it means a user, what ast_identity_prepare_delete() deletes. Nothing there is fine;
+/* The principal's end: the link of its account and, when it means a user, what ast_identity_prepare_delete() deletes. Nothing there is fine;
  * `op->ret_changed` says whether there was a link. The message begins with "identity store unlink failed" or
  * "identity store delete_user failed". */
 AST_MUST_CHECK
-enum ast_rc ast_identity_prepare_remove(struct ast_identity_op *op, struct ast_str platform,
-                                        struct ast_str platform_user_id, struct ast_err *err);
+enum ast_rc ast_identity_prepare_remove(struct ast_identity_op *op, struct ast_str principal,
+                                        struct ast_str platform, struct ast_err *err);
 
 /* An [[identity.links]] entry of the settings: `astrid_user` is a UUID, whose user must exist (NOT_FOUND), or a display
  * name, whose user is made when there is none. Replaces; an identical link stays as it is. `op->user` is valid once

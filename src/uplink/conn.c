@@ -182,7 +182,7 @@ static bool handle_handshake(struct uplink_conn *c, struct ast_str body)
         reject(c, "authentication failed");
         return false;
     }
-    if (c->server->open_count >= AST_UPLINK_MAX_CLIENTS) {
+    if (c->server->open_count >= c->server->max_clients) {
         reject(c, "too many clients are connected; close one and try again");
         return false;
     }

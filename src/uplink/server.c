@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -19,6 +20,7 @@
 
 #define LISTEN_BACKLOG 256
 #define CLOSE_FLUSH_MS 1000
+#define OTHER_FILES    512u
 
 static enum ast_rc fill_address(const char *path, struct sockaddr_un *addr, struct ast_err *err)
 {
@@ -131,8 +133,24 @@ static enum ast_rc bind_socket(struct ast_uplink_server *s, struct ast_err *err)
     return AST_OK;
 }
 
-enum ast_rc ast_uplink_listen(struct ast_kernel *k, struct ast_loop *loop, bool own_questions_only,
-                              struct ast_uplink_server **ret, struct ast_err *err)
+/* A descriptor for each client and handshake, beside what the rest of the daemon has open. */
+static void make_room_for_files(unsigned clients)
+{
+    struct rlimit files;
+    rlim_t need = (rlim_t)clients + UPLINK_MAX_HANDSHAKES + OTHER_FILES;
+
+    if (getrlimit(RLIMIT_NOFILE, &files) || files.rlim_cur >= need)
+        return;
+    files.rlim_cur = AST_MIN(need, files.rlim_max);
+    if (setrlimit(RLIMIT_NOFILE, &files) || files.rlim_cur < need)
+        ast_log_warn(UPLINK_TARGET,
+                     "open files are limited to %llu, which is too few for %u socket clients",
+                     (unsigned long long)files.rlim_cur, clients);
+}
+
+enum ast_rc ast_uplink_listen(struct ast_kernel *k, struct ast_loop *loop,
+                              const struct ast_uplink_config *cfg, struct ast_uplink_server **ret,
+                              struct ast_err *err)
 {
     struct ast_uplink_server *s = calloc(1, sizeof *s);
     if (!s)
@@ -140,7 +158,9 @@ enum ast_rc ast_uplink_listen(struct ast_kernel *k, struct ast_loop *loop, bool 
     s->k = k;
     s->loop = loop;
     s->source = ast_uuid_v4();
-    s->own_questions_only = own_questions_only;
+    s->own_questions_only = cfg->own_questions_only;
+    s->max_clients = cfg->max_clients ? cfg->max_clients : AST_UPLINK_MAX_CLIENTS;
+    make_room_for_files(s->max_clients);
     s->listen_fd = -1;
     ast_list_init(&s->conns);
     ast_lock_init(&s->lock, AST_LOCK_queue);

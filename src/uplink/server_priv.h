@@ -48,6 +48,7 @@ struct ast_uplink_server {
     struct ast_kernel *k;
     struct ast_loop *loop;
     struct ast_uuid source;  /* constant for the daemon's life (spec 01 §8.5 N7) */
+    unsigned max_clients;    /* the same as the next */
     bool own_questions_only; /* set at open, then read only */
     struct ast_limiter *limiter;
     int listen_fd;

@@ -122,6 +122,21 @@ class Asking(Case):
         done = self.d.cli("audit", "verify")
         equal(done.returncode, 0, done.stdout + done.stderr)
 
+    def c01_47_c02_58_one_principal_s_last_disconnect_leaves_another_s_session_alone(self):
+        alice = self.d.client()
+        equal(self._decide(alice, "git fetch|git fetch x", "alice", "approve_session"), "session go")
+        bob = self.d.client()  # after her question, which everybody sees
+        equal(self._decide(bob, "git fetch|git fetch x", "bob", "approve_session"), "session go")
+        ends = self.d.log().count("session state cleared")
+        alice.close()
+        wait_for(lambda: self.d.log().count("session state cleared") > ends, what="the end of alice's session")
+        self._ask(bob, "git fetch|git fetch x", "bob")
+        equal(self._said(bob), "allowance go")
+        again = self.d.client()
+        equal(self._decide(again, "git fetch|git fetch x", "alice", "deny"), "denied stop")
+        again.close()
+        bob.close()
+
     def the_wrong_people_are_not_heard(self):
         c, b = self.d.client(), self.d.client()
         self._ask(c, "a|a", "alice")

@@ -356,19 +356,28 @@ static void a_principal_is_enrolled_and_removed_by_its_account(void **state)
     assert_int_equal(links_of(f, old), 0);
     assert_int_equal(link_as(f, "chat", "7", id, false, &err), AST_OK);
     assert_int_equal(
-        run(f, &op, ast_identity_prepare_remove(&op, AST_STR("cli"), AST_STR("A--b"), &err), &err),
+        run(f, &op, ast_identity_prepare_remove(&op, AST_STR("A--b"), AST_STR("cli"), &err), &err),
         AST_OK);
     assert_true(op.ret_changed);
     assert_int_equal(links_of(f, id), 0);
     assert_null(value_of(f->store, AST_IDENTITY_NS, AST_STR("name/A--b")));
     assert_int_equal(
-        run(f, &op, ast_identity_prepare_remove(&op, AST_STR("cli"), AST_STR("A--b"), &err), &err),
+        run(f, &op, ast_identity_prepare_remove(&op, AST_STR("A--b"), AST_STR("cli"), &err), &err),
         AST_OK);
     assert_false(op.ret_changed);
+    /* It is known to be gone, until it is made again. */
+    assert_true(ast_identity_was_removed(f->store, AST_STR("A--b")));
+    assert_false(ast_identity_was_removed(f->store, AST_STR("never")));
+    assert_int_equal(run(f, &op,
+                         ast_identity_prepare_enrol(&op, AST_STR("A--b"), AST_STR("cli"),
+                                                    AST_STR("system"), &err),
+                         &err),
+                     AST_OK);
+    assert_false(ast_identity_was_removed(f->store, AST_STR("A--b")));
     /* A link that cannot be read goes too. */
     put(f, "link/cli/broken", "{");
     assert_int_equal(run(f, &op,
-                         ast_identity_prepare_remove(&op, AST_STR("cli"), AST_STR("broken"), &err),
+                         ast_identity_prepare_remove(&op, AST_STR("broken"), AST_STR("cli"), &err),
                          &err),
                      AST_OK);
     assert_null(value_of(f->store, AST_IDENTITY_NS, AST_STR("link/cli/broken")));
