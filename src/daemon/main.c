@@ -187,6 +187,7 @@ static enum ast_rc watch_signals(struct daemon *d)
     enum ast_rc rc = AST_OK;
 
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error like a full disk */
     for (size_t i = 0; !rc && i < AST_ARRAY_LEN(signals); i++)
         rc = ast_loop_on_signal(d->loop, signals[i], on_signal, d, &d->err);
     return rc;
