@@ -386,6 +386,60 @@ static void c09_32_a_checkpoint_spares_signatures_and_hides_nothing_that_a_row_s
     assert_int_equal(report.issues.v[0].kind, AST_AUDIT_ISSUE_Truncated);
 }
 
+/* Rows as version 0.8.0 made them: form 1, nothing sealed. The first is the known answer of spec 09 §28. */
+static void c02_56_original_chains_of_admin_requests_verify_and_go_on(void **state)
+{
+    struct fixture *f = *state;
+    struct ast_audit_entry e = {
+        .time_ns = INT64_C(1767323045) * AST_NS_PER_SEC,
+        .action = AST_STR("{\"type\":\"admin_request\",\"method\":\"GetStatus\","
+                          "\"required_capability\":\"system:status\"}"),
+        .authorization = AST_STR("{\"type\":\"system\",\"reason\":\"policy allow: alice holds "
+                                 "system:status\"}"),
+        .outcome = AST_STR("{\"status\":\"success\",\"details\":null}"),
+        .is_success = true,
+    };
+    struct ast_audit_head head = { 0 };
+    char text[AUDIT_HEAD_TEXT], hex[AST_BLAKE3_HEX];
+    struct audit_key key;
+
+    assert_int_equal(ast_principal_parse(AST_STR("alice"), &e.principal, NULL), AST_OK);
+    memcpy(e.key, f->key.public_key, sizeof e.key);
+    for (uint64_t seq = 1; seq <= 3; seq++) {
+        AST_AUTO(ast_buf_done) struct ast_buf bytes = AST_BUF_INIT(4096);
+        AST_AUTO(ast_buf_done) struct ast_buf row = AST_BUF_INIT(4096);
+        assert_true(ast_uuid_parse(seq == 1 ? AST_STR("99999999-8888-4777-8666-555555555555")
+                                            : AST_STR("99999999-8888-4777-8666-555555555556"),
+                                   &e.id));
+        assert_int_equal(ast_audit_entry_signed(&e, &bytes, NULL), AST_OK);
+        ast_key_sign(&f->key, ast_buf_view(&bytes), e.signature);
+        ast_blake3(ast_buf_view(&bytes), head.hash);
+        if (seq == 1) {
+            ast_hex_encode(head.hash, sizeof head.hash, hex);
+            assert_string_equal(hex,
+                                "611902d65652f0d9a69b5c539241c6da2c054d3fd2a07efc2e24fe9776789be9");
+        }
+        assert_int_equal(ast_audit_entry_write(&e, &row, NULL), AST_OK);
+        audit_key_log(&key, &AST_UUID_NIL, seq);
+        store_put(f, AUDIT_NS_LOG, audit_key_str(&key), ast_buf_view(&row));
+        memcpy(e.previous, head.hash, sizeof e.previous);
+        head.seq = head.count = seq;
+        head.id = e.id;
+    }
+    audit_key_chain(&key, &AST_UUID_NIL, AST_STR("alice"));
+    store_put(f, AUDIT_NS_HEADS, audit_key_str(&key), audit_head_write(&head, text));
+    assert_string_equal(issues(f, NULL), "");
+    fixture_close(f);
+    fixture_open(f);
+    add_row(f, "alice", "GetStatus"); /* in our form, linked to the last of theirs */
+    assert_int_equal(ast_audit_head(f->audit, &AST_UUID_NIL, AST_STR("alice"), &head, NULL),
+                     AST_OK);
+    assert_int_equal(head.count, 4);
+    assert_string_equal(issues(f, NULL), "");
+    edit_row(f, 2, "GetStatus", "Shutdown ");
+    assert_string_equal(issues(f, NULL), "InvalidSignature@2 BrokenLink@3 ");
+}
+
 static void an_empty_log_is_valid(void **state)
 {
     struct fixture *f = *state;
@@ -405,6 +459,7 @@ int main(void)
         AUDIT_TEST(c09_26_issues_have_their_texts_and_scopes_hold),
         AUDIT_TEST(a_log_that_grows_meanwhile_is_valid),
         AUDIT_TEST(c09_32_a_checkpoint_spares_signatures_and_hides_nothing_that_a_row_says),
+        AUDIT_TEST(c02_56_original_chains_of_admin_requests_verify_and_go_on),
         AUDIT_TEST(an_empty_log_is_valid),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
