@@ -12,6 +12,7 @@
 #include "base/fs.h"
 #include "base/log.h"
 #include "bus/bus.h"
+#include "bus/route.h"
 #include "kernel/admin_priv.h"
 #include "policy/catalogue.h"
 
@@ -186,6 +187,64 @@ static void answers_have_the_exact_shape(void **state)
     (void)state;
     for (size_t i = 0; i < AST_ARRAY_LEN(rows); i++)
         assert_string_equal(ask(rows[i].caller, rows[i].request), rows[i].answer);
+}
+
+static bool is_among(struct ast_str key, const char *const *names, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (ast_str_eq(key, ast_str_c(names[i])))
+            return true;
+    return false;
+}
+
+static void c02_50_a_live_event_has_exactly_its_seven_keys(void **state)
+{
+    static const char *const keys[] = {
+        "ts_epoch", "method",  "required_capability", "principal", "target_principal",
+        "params",   "outcome",
+    };
+    static const struct {
+        const char *caller, *request, *method, *outcome;
+    } asks[] = {
+        { "default", "{\"method\":\"AgentList\"}", "admin.agent.list", "success" },
+        { "bob", "{\"method\":\"QuotaGet\",\"params\":{\"principal\":\"alice\"}}",
+          "admin.quota.get", "failure" },
+        { "default", "{\"method\":\"GroupCreate\",\"params\":{\"name\":\"y\",\"capabilities\":[]}}",
+          "admin.group.create", "success" },
+    };
+    const struct ast_str pattern = AST_STR("astrid.v1.audit.entry");
+    const struct ast_route_config cfg = { .patterns = &pattern,
+                                          .pattern_count = 1,
+                                          .label = AST_STR("test") };
+    struct ast_route *route = NULL;
+    (void)state;
+
+    assert_int_equal(ast_route_open(k.bus, &cfg, &route, NULL), AST_OK);
+    for (size_t i = 0; i < AST_ARRAY_LEN(asks); i++) {
+        (void)ask(asks[i].caller, asks[i].request);
+        AST_AUTO(ast_msg_unref) struct ast_msg *m = ast_route_take(route);
+        AST_AUTO(ast_json_free) struct ast_json_doc *doc = NULL;
+        assert_non_null(m); /* published before the answer */
+        assert_true(ast_str_eq(m->principal, ast_str_c(asks[i].caller)));
+        assert_int_equal(ast_json_parse(m->body, &doc, NULL), AST_OK);
+        const struct ast_json *root = ast_json_root(doc), *v;
+        struct ast_json_iter it = AST_JSON_ITER(root);
+        struct ast_str key;
+        unsigned n = 0;
+        while (ast_json_next(&it, &key, &v)) {
+            if (!is_among(key, keys, AST_ARRAY_LEN(keys)))
+                fail_msg("%.*s", (int)key.n, key.p);
+            n++;
+        }
+        assert_int_equal(n, AST_ARRAY_LEN(keys));
+        assert_true(ast_str_eq(ast_json_str_or(root, AST_STR("method"), AST_STR_NONE),
+                               ast_str_c(asks[i].method)));
+        assert_true(ast_str_eq(ast_json_str_or(root, AST_STR("outcome"), AST_STR_NONE),
+                               ast_str_c(asks[i].outcome)));
+        AST_AUTO(ast_msg_unref) struct ast_msg *more = ast_route_take(route);
+        assert_null(more); /* one event a request */
+    }
+    ast_route_close(route);
 }
 
 static void rights_are_checked_again_when_a_change_runs(void **state)
@@ -394,6 +453,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(requests_and_catalogue_do_not_drift_apart),
         T(answers_have_the_exact_shape),
+        T(c02_50_a_live_event_has_exactly_its_seven_keys),
         T(rights_are_checked_again_when_a_change_runs),
         cmocka_unit_test(a_stopped_loader_refuses_what_comes_late),
         T(a_revoked_right_is_never_served_after_the_answer),
