@@ -66,7 +66,15 @@ enum ast_rc ast_cap_check(struct ast_str cap, struct ast_err *err)
 
 bool ast_cap_match(struct ast_str pattern, struct ast_str cap)
 {
-    if (ast_str_is(pattern, "*"))
+    size_t same = 0;
+
+    /* Most patterns differ early, and without a '*' before that place nothing can make up for it. */
+    while (same < pattern.n && same < cap.n && pattern.p[same] == cap.p[same] &&
+           pattern.p[same] != '*')
+        same++;
+    if (same == pattern.n || pattern.p[same] != '*')
+        return same == pattern.n && same == cap.n;
+    if (pattern.n == 1)
         return true;
 
     struct ast_str prest = pattern, crest = cap, pseg, cseg;
