@@ -105,9 +105,15 @@ static void on_message(void *arg, struct ast_msg *msg)
         ast_loop_post(s->loop, &s->drain);
 }
 
+/* Only here is the post off the loop's queue: whoever else drains must not make room for a second one. */
 static void on_drain(struct ast_post *post)
 {
-    uplink_egress_drain(AST_CONTAINER_OF(post, struct ast_uplink_server, drain));
+    struct ast_uplink_server *s = AST_CONTAINER_OF(post, struct ast_uplink_server, drain);
+    {
+        AST_WITH_LOCK(&s->lock);
+        s->posted = false;
+    }
+    uplink_egress_drain(s);
 }
 
 enum ast_rc uplink_egress_open(struct ast_uplink_server *s, struct ast_err *err)
@@ -220,10 +226,6 @@ static void drain_one(struct uplink_conn *c)
 
 void uplink_egress_drain(struct ast_uplink_server *s)
 {
-    {
-        AST_WITH_LOCK(&s->lock);
-        s->posted = false;
-    }
     ast_list_each (&s->conns, it) {
         struct uplink_conn *c = AST_CONTAINER_OF(it, struct uplink_conn, link);
         if (c->state == CONN_OPEN)
