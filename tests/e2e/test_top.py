@@ -406,6 +406,7 @@ class Screen(Case):
         t.close()
 
     def a_signal_gives_the_terminal_back_and_ends_as_a_signal(self):
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup the program would inherit that it is ignored
         for signum, want in [(signal.SIGTERM, -signal.SIGTERM), (signal.SIGHUP, -signal.SIGHUP), (signal.SIGINT, 0),
                              (signal.SIGABRT, -signal.SIGABRT), (signal.SIGSEGV, -signal.SIGSEGV)]:
             t = Terminal(self.d, "top")
