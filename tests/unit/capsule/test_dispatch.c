@@ -143,8 +143,8 @@ static void c04_30_sixty_four_wait_one_runs_the_next_is_dropped_and_order_holds(
 
 #define AUDIT "astrid.v1.audit.entry"
 
-/* What its handler saw of {alice's entry, the owner's entry}, in this order. */
-static void audit_seen(bool is_bare, const char *rest, size_t calls, const char *first)
+/* How often its handler was called for three entries, and one that it saw; principals run at once, so in any order. */
+static void audit_seen(bool is_bare, const char *rest, size_t calls, const char *one)
 {
     const struct rig_options opt = { .bare = is_bare };
     struct rig r;
@@ -155,9 +155,12 @@ static void audit_seen(bool is_bare, const char *rest, size_t calls, const char 
     rig_publish(&r, AUDIT, "", "{\"of\":\"nobody\"}");
     rig_publish(&r, AUDIT, "default", "{\"of\":\"default\"}");
     (void)rig_await(&r, "t.out.see", calls - 1);
-    assert_str(rig_await(&r, "t.out.see", 0)->body, first);
     ast_capsules_drain(r.capsules, 10000);
     assert_int_equal(rig_count(&r, "t.out.see"), calls);
+    bool is_seen = false;
+    for (size_t i = 0; i < calls; i++)
+        is_seen |= ast_str_eq(rig_await(&r, "t.out.see", i)->body, ast_str_c(one));
+    assert_true(is_seen);
     rig_close(&r);
 }
 
